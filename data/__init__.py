@@ -1,0 +1,1 @@
+"""Images and tables: ingest, manifest, shards, expectations, splits, loading, drift, feedback."""

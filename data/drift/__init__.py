@@ -1,0 +1,1 @@
+"""Drift of a window of production against the reference in the bundle."""
