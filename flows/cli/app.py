@@ -1,0 +1,83 @@
+"""The application object, what all commands share, and how an error becomes a message and an exit code."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="regraft",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="From a raw folder of labelled images to a served model that keeps itself right.\n\n"
+    "Example: regraft init W && regraft train --workspace W --data photos/ && regraft serve --workspace W",
+)
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="The workspace.", show_default="here")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+
+# Named, not imported: loading every floor to phrase an error would make each command wait for torch.
+BAD_INPUT = {
+    "BackboneError",
+    "BundleError",
+    "FeedbackError",
+    "GraphError",
+    "ImageError",
+    "IngestError",
+    "IntakeError",
+    "ParamsError",
+    "RegistryError",
+    "SourceError",
+    "WorkspaceError",
+}
+SAID_NO = {"DataValidationError", "ParityError"}
+
+
+def answer(result: Any, as_json: bool, lines: str) -> None:
+    """Print ``result`` as JSON, or ``lines`` for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False, default=str) + "\n")
+    else:
+        sys.stdout.write(lines.rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    import flows.cli.build
+    import flows.cli.doctor
+    import flows.cli.run
+    import flows.cli.versions  # noqa: F401
+
+    _log_to_stderr()
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 1
+    sys.stderr.write(f"regraft: {error if code > 1 else f'{type(error).__name__}: {error}'}\n")
+    if os.environ.get("REGRAFT_DEBUG"):
+        logging.getLogger("flows").exception("traceback", exc_info=error)
+    elif code == 1:
+        sys.stderr.write("This is a fault, not your input. REGRAFT_DEBUG=1 shows the traceback.\n")
+    return code
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    for floor in ("flows", "tasks", "data", "models", "serving"):
+        logger = logging.getLogger(floor)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)

@@ -1,0 +1,126 @@
+"""Commands that make something: a workspace, a version, a verdict on production, a backbone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from tasks.workspace import init_workspace, open_workspace
+
+HERE = Path()
+
+
+@app.command(epilog="Example: regraft init W --remote s3://bucket/w")
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to use; made if absent.")],
+    remote: Annotated[str | None, typer.Option(help="DVC remote. Default: a folder inside the workspace.")] = None,
+) -> None:
+    """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
+    home = init_workspace(folder, remote=remote)
+    answer({}, False, f"workspace {home.root}\nnext: regraft train --workspace {folder} --data DIR")
+
+
+@app.command(
+    epilog="Example: regraft train --workspace W --data photos/ --backbones mirror/ --set finetune.budget_s=60 --json"
+)
+def train(
+    workspace: WorkspaceOption = HERE,
+    data: Annotated[Path | None, typer.Option(help="Folder per class, or a CSV or Parquet manifest.")] = None,
+    backbones: Annotated[
+        str | None, typer.Option(help="Folder or URL with backbones in the hub's folder format.")
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value in params.yaml.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on a folder of labelled images and promote the result if the gate agrees."""
+    from flows.driver import run_flow
+    from tasks.params import load_params, set_params
+
+    home = open_workspace(workspace)
+    wanted = list(assignments or [])
+    if backbones is not None:
+        wanted.insert(0, f"select.mirror={_absolute(backbones)}")
+    set_params(home.params, wanted)
+    load_params(home.params)  # every problem of the file at once, before anything starts
+    report = run_flow(home, "train", data=data.expanduser().resolve() if data else None)
+    answer(report.to_json(), as_json, _describe(report))
+    if not report.promoted:
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: regraft stage split --workspace W")
+def stage(
+    name: Annotated[str, typer.Argument(help="A stage of dvc.yaml.")],
+    workspace: WorkspaceOption = HERE,
+) -> None:
+    """Run one stage of the graph; `dvc repro` calls this."""
+    from tasks.graph import run_stage_alone
+
+    run_stage_alone(open_workspace(workspace), name)
+
+
+@app.command(epilog="Example: regraft watch --workspace W --json")
+def watch(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Judge the latest predictions against the champion's reference; say whether labels or a retraining are wanted."""
+    from flows.driver import run_flow
+
+    report = run_flow(open_workspace(workspace), "watch")
+    lines = [f"{report.verdict['decision']} ({report.verdict['kind']}): {report.verdict['reason']}"]
+    if report.action != "none":
+        lines.append(f"wanted: {report.action}. {report.reason}")
+    answer(report.to_json(), as_json, "\n".join(lines))
+
+
+@app.command(epilog="Example: regraft retrain --workspace W --force")
+def retrain(
+    workspace: WorkspaceOption = HERE,
+    force: Annotated[bool, typer.Option(help="Retrain with whatever labels there are.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on old and newly labelled images together and promote the result if it is really better."""
+    from flows.driver import run_flow
+
+    report = run_flow(open_workspace(workspace), "retrain", force=force)
+    answer(
+        report.to_json(), as_json, _describe(report.made) if report.made else f"not retrained: {report.batch.reason}"
+    )
+    if report.decision != "promoted":
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: regraft pretrain --into backbones/ --minutes 30")
+def pretrain(
+    into: Annotated[Path, typer.Option(help="Folder that receives <arch.tag>/ in the hub's folder format.")],
+    minutes: Annotated[float, typer.Option(help="Budget, in minutes of this machine.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Pretrain a small backbone on formula-driven images only: no pictures, no licence burden."""
+    from tasks.pretrain import pretrain as run_pretraining
+
+    result = run_pretraining(into, minutes)
+    answer(result, as_json, "\n".join(f"{name}: {value}" for name, value in result.items()))
+
+
+def _absolute(backbones: str) -> str:
+    return backbones if "://" in backbones else str(Path(backbones).expanduser().resolve())
+
+
+def _describe(report: object) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    test = report.metrics["test"]
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_row("version", f"{report.version} ({report.decision})")
+    table.add_row("why", report.reason)
+    table.add_row("backbone", report.backbone)
+    for name in ("accuracy", "balanced_accuracy"):
+        table.add_row(f"test {name}", f"{test[name]:.3f}  [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]")
+    table.add_row("onnx against torch", f"max |Δp| {report.parity['max_abs_diff']:.1e}")
+    table.add_row("stages", ", ".join(f"{run.name} {run.state} {run.seconds:.1f} s" for run in report.stages))
+    table.add_row("report", report.report)
+    console = Console(width=150)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()

@@ -1,0 +1,70 @@
+"""``regraft doctor``: what this machine and this workspace can do, and what stands in the way."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import typer
+
+from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from tasks.workspace import open_workspace
+
+HERE = Path()
+LIBRARIES = ("torch", "timm", "prefect", "dvc", "great-expectations", "onnx", "onnxruntime", "bentoml")
+PITFALLS = (
+    ("fastapi", (0, 154), "prefect's server does not start with it; install fastapi<0.154"),
+    ("sqlalchemy", (2, 1), "prefect's schedules never fire with it; install sqlalchemy<2.1"),
+)
+
+
+@app.command(epilog="Example: regraft doctor --workspace W --json")
+def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Check libraries, devices, disk and workspace; exit code 1 if something stands in the way."""
+    problems = [problem for problem in map(_pitfall, PITFALLS) if problem] + _workspace_problems(workspace)
+    from models.device import choose_device
+
+    result = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "device": str(choose_device("auto")),
+        "free_gib": round(shutil.disk_usage(workspace.resolve().anchor).free / 2**30, 1),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "problems": problems,
+    }
+    lines = [f"{name}: {value}" for name, value in result.items() if name not in ("problems", "libraries")]
+    lines += [f"{name} {version}" for name, version in result["libraries"].items()]
+    lines += [f"PROBLEM: {problem}" for problem in problems] or ["nothing stands in the way"]
+    answer(result, as_json, "\n".join(lines))
+    if problems:
+        raise typer.Exit(1)
+
+
+def _pitfall(pitfall: tuple[str, tuple[int, int], str]) -> str | None:
+    name, bound, advice = pitfall
+    version = importlib.metadata.version(name)
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    return f"{name} {version}: {advice}" if numbers >= bound else None
+
+
+def _workspace_problems(workspace: Path) -> list[str]:
+    if not (workspace / "params.yaml").exists():
+        return []
+    from serving.bundle import BundleError, open_bundle
+    from serving.registry import Registry
+    from tasks.params import ParamsError, load_params
+
+    problems = []
+    home = open_workspace(workspace)
+    try:
+        load_params(home.params)
+    except ParamsError as error:
+        problems.append(str(error))
+    champion = Registry(home.models_store).pointer().champion
+    if champion:
+        try:
+            open_bundle(home.models_store / "versions" / champion)
+        except BundleError as error:
+            problems.append(f"the champion cannot be served: {error}")
+    return problems

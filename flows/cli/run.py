@@ -1,0 +1,111 @@
+"""Commands that keep running, or talk to what runs: the endpoint, the deployments, the whole stack, the demo."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from tasks.workspace import open_workspace
+
+HERE = Path()
+PortOption = Annotated[int, typer.Option(help="Port of the endpoint.")]
+HostOption = Annotated[
+    str, typer.Option(help="Interface to listen on; the default is reachable from this machine only.")
+]
+
+
+@app.command(epilog="Example: regraft serve --workspace W --port 3000")
+def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
+    """Serve the champion over HTTP until stopped; a promoted version is picked up without a restart."""
+    from serving.process import start_service, stop_service, wait_ready
+
+    home = open_workspace(workspace)
+    service = start_service(home.root, port, host=host, log=home.logs / "endpoint.log")
+    try:
+        wait_ready(f"http://{host}:{port}", 60)
+        answer({}, False, f"http://{host}:{port}  (Ctrl-C stops; log: {home.logs / 'endpoint.log'})")
+        _wait_for_end(service)
+    finally:
+        stop_service(service)
+
+
+@app.command(epilog="Example: regraft predict photo.jpg --url http://127.0.0.1:3000 --json")
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    workspace: WorkspaceOption = HERE,
+    url: Annotated[
+        str | None, typer.Option(help="Ask a running endpoint instead of loading the champion here.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name the label of images, by the champion in this process or by a running endpoint."""
+    from flows.asking import ask_champion, ask_endpoint
+
+    answers = ask_endpoint(url, images) if url else ask_champion(open_workspace(workspace), images)
+    lines = [f"{one['label']:<28} {one['probability']:.3f}  {one['image']}" for one in answers]
+    answer(answers, as_json, "\n".join(lines))
+
+
+@app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api regraft deploy --workspace W")
+def deploy(workspace: WorkspaceOption = HERE) -> None:
+    """Register train, watch (scheduled) and retrain (on a drift event) with the Prefect server, and run what is due."""
+    from flows.driver import prepare_prefect
+
+    home = open_workspace(workspace)
+    if prepare_prefect(home) is None:
+        raise typer.BadParameter("no Prefect server: start one with `regraft up`, or set PREFECT_API_URL")
+    from flows.deployments import serve_deployments
+
+    serve_deployments(home)
+
+
+@app.command(epilog="Example: regraft up --workspace W --port 3000 --ui-port 4200")
+def up(
+    workspace: WorkspaceOption = HERE,
+    port: PortOption = 3000,
+    ui_port: Annotated[int, typer.Option(help="Port of the Prefect server and its UI.")] = 4200,
+) -> None:
+    """Start the local stack: Prefect server and UI, schedules and triggers, the endpoint. Ctrl-C stops all of it."""
+    from flows.stack import running_stack
+
+    home = open_workspace(workspace)
+    with running_stack(home, endpoint_port=port, server_port=ui_port) as addresses:
+        lines = [
+            f"Prefect UI  {addresses['ui']}",
+            f"endpoint    {addresses['endpoint']}",
+            f"logs        {home.logs}",
+            "Ctrl-C stops.",
+        ]
+        answer(addresses, False, "\n".join(lines))
+        _wait_for_end()
+
+
+@app.command(epilog="Example: regraft demo --workspace workspaces/demo")
+def demo(
+    workspace: Annotated[Path, typer.Option("--workspace", "-w", help="A folder of the demo's own.")] = Path(
+        "workspaces/demo"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Render a production line, train, serve, let it drift, retrain, swap: the whole loop in under four minutes."""
+    from flows.demo import run_demo
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what the demo started is stopped on SIGTERM too
+    result = run_demo(workspace)
+    if as_json:
+        answer(result, True, "")
+
+
+def _wait_for_end(process: object | None = None) -> None:
+    """Return on Ctrl-C or SIGTERM; raise if ``process`` ends by itself."""
+    ended = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.append(True))
+    import time
+
+    while not ended:
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(f"the endpoint ended by itself with code {process.returncode}")
+        time.sleep(0.2)

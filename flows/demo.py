@@ -1,0 +1,171 @@
+"""The whole loop on a rendered production line: train, serve, drift, label, retrain, swap; with real servers."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.steel import DRIFTED, SteelLine, render_folder
+from flows.driver import run_flow
+from flows.plant import Plant
+from flows.stack import free_port, start_runner, start_server, stop, wait_server
+from serving.durable import write_json
+from serving.process import start_service, stop_service, wait_ready
+from tasks.params import set_params
+from tasks.progress import show_progress
+from tasks.runs import read_runs
+from tasks.workspace import Workspace, WorkspaceError, init_workspace
+
+PER_CLASS = 120
+SETTINGS = ["finetune.budget_s=25", "watch.window=150", "retrain.min_labels=120"]
+"""A demo should not take longer than a coffee; everything else is as in params.yaml."""
+
+
+class DemoFailed(RuntimeError):  # noqa: N818
+    """The loop did not close: the message says where."""
+
+
+@dataclass
+class Story:
+    """Tells the steps to the terminal and keeps their durations."""
+
+    console: Console
+    seconds: dict[str, float]
+
+    @contextmanager
+    def chapter(self, number: int, title: str) -> Iterator[None]:
+        self.console.print(f"[bold]{number}. {title}[/bold]")
+        started = time.perf_counter()
+        yield
+        self.seconds[title] = round(time.perf_counter() - started, 1)
+
+    def tell(self, text: str) -> None:
+        self.console.print(f"   {text}", highlight=False)
+
+
+def run_demo(folder: Path) -> dict[str, Any]:
+    """Play the loop in ``folder`` and return its figures; all that it started is stopped at its end or on interruption.
+
+    Raises:
+        DemoFailed: If drift was not seen, the retraining was refused, or a request failed.
+    """
+    started = time.perf_counter()
+    story = Story(Console(file=sys.stderr, width=120), {})
+    home = _fresh_workspace(folder)
+    with ExitStack() as running:
+        with story.chapter(1, "render a steel-strip inspection line"):
+            server = start_server(home)
+            running.callback(stop, server.process)
+            images = home.state / "line"
+            with show_progress("rendering") as progress:
+                render_folder(images, SteelLine.default(), PER_CLASS, seed=0, progress=progress)
+            story.tell(f"{PER_CLASS} images of each of six classes in {images}")
+        with story.chapter(2, "train on a Prefect server"):
+            wait_server(server)
+            _use_server(home, server.api)
+            story.tell(f"Prefect UI while this runs: {server.ui}")
+            plant = _open_plant(home, running, server.api)
+            made = run_flow(home, "train", data=images)
+            accuracy = made.metrics["test"]["accuracy"]
+            story.tell(f"version {made.version} on {made.backbone}, test accuracy {accuracy:.3f}: {made.decision}")
+        figures = {"backbone": made.backbone, "version before": made.version}
+        figures |= _play(home, story, plant, made.version)
+    figures["seconds"] = round(time.perf_counter() - started, 1)
+    _close(home, story, figures)
+    return figures
+
+
+def _play(home: Workspace, story: Story, plant: Plant, version: str) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    with story.chapter(3, "serve with BentoML and ask over HTTP"):
+        wait_ready(plant.endpoint, 60)
+        figures["accuracy before"] = plant.send(20)
+        story.tell(f"{plant.endpoint} names {figures['accuracy before']:.1%} of 120 new images rightly")
+    with story.chapter(4, "age the lamp and swap the camera"):
+        plant.line = DRIFTED
+        figures["accuracy after the drift"] = plant.send(40)
+        story.tell(f"now {figures['accuracy after the drift']:.1%} of 240")
+        report = run_flow(home, "watch")
+        story.tell(f"watch: {report.verdict['decision']}, kind {report.verdict['kind']}. {report.reason}")
+        if report.action != "label":
+            raise DemoFailed(f"the watch did not ask for labels: {report.action}, {report.reason}")
+        story.tell(f"the inspector labels {plant.inspect(report.queue)} images through /feedback")
+    with story.chapter(5, "retrain on the drift event"), plant.traffic() as counts:
+        report = run_flow(home, "watch")
+        if report.action != "retrain":
+            raise DemoFailed(f"the watch did not call for a retraining: {report.action}, {report.reason}")
+        story.tell("drift event sent; the server starts the retrain flow")
+        figures["version after"] = _wait_for_swap(home, story, plant, version)
+        time.sleep(1)
+        figures |= {"requests during the swap": counts["requests"], "failed requests": counts["failed"]}
+        figures["accuracy after retraining"] = plant.send(20)
+        plant.line = SteelLine.default()
+        figures["accuracy on the old line"] = plant.send(20)
+    if figures["failed requests"]:
+        raise DemoFailed(
+            f"{figures['failed requests']} of {figures['requests during the swap']} requests failed during the swap"
+        )
+    return figures
+
+
+def _wait_for_swap(home: Workspace, story: Story, plant: Plant, version: str) -> str:
+    try:
+        return plant.wait_version(version, timeout_s=240)
+    except TimeoutError as error:
+        retrains = [run for run in read_runs(home) if run["flow"] == "retrain"]
+        why = retrains[-1]["reason"] if retrains else f"the flow did not finish; its log: {home.logs / 'runner.log'}"
+        raise DemoFailed(f"no new version answers: {why}") from error
+
+
+def _fresh_workspace(folder: Path) -> Workspace:
+    folder = folder.expanduser().resolve()
+    marker = folder / ".regraft" / "demo"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise WorkspaceError(f"{folder} is not empty and not an earlier demo; name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    home = init_workspace(folder)
+    marker.touch()
+    set_params(home.params, SETTINGS)
+    return home
+
+
+def _use_server(home: Workspace, api: str) -> None:
+    # Prefect reads these when it is first imported, which has not happened yet.
+    os.environ["PREFECT_API_URL"] = api
+    os.environ["PREFECT_HOME"] = str(home.state / "prefect")
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
+
+
+def _open_plant(home: Workspace, running: ExitStack, api: str) -> Plant:
+    """Start the endpoint and the runner of the deployments; both come up while the training runs."""
+    port = free_port()
+    service = start_service(home.root, port, log=home.logs / "endpoint.log")
+    running.callback(stop_service, service)
+    runner = start_runner(home, api)
+    running.callback(stop, runner)
+    return Plant(f"http://127.0.0.1:{port}", SteelLine.default())
+
+
+def _close(home: Workspace, story: Story, figures: dict[str, Any]) -> None:
+    with story.chapter(6, "the figures"):
+        table = Table(show_header=False)
+        for name, value in figures.items():
+            table.add_row(name, f"{value:.1%}" if name.startswith("accuracy") else str(value))
+        for name, seconds in story.seconds.items():
+            table.add_row(f"seconds: {name}", f"{seconds:.1f}")
+        for run in read_runs(home):
+            spent = ", ".join(f"{stage['name']} {stage['seconds']:.1f}" for stage in run["stages"])
+            table.add_row(f"seconds of {run['flow']}", spent)
+        story.console.print(table)
+    write_json(home.state / "demo.json", {"figures": figures, "seconds": story.seconds})
+    report = home.models_store / "versions" / figures["version after"] / "report.html"
+    story.console.print(f"report: {report}", soft_wrap=True)
+    story.console.print("look at it all (Prefect UI, runs, schedules, the endpoint and its page): make up")

@@ -1,0 +1,47 @@
+"""Run a flow on the Prefect server of the workspace if one is up, else as plain functions in this process."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from flows.stack import read_stack
+from tasks.workspace import Workspace
+
+EXTRA_LOGGERS = "data,models,serving,tasks"
+
+
+def prepare_prefect(home: Workspace) -> str | None:
+    """Point Prefect at the workspace's server, if one answers; must be called before Prefect is imported.
+
+    Returns:
+        The server's API address, or None when flows run as plain functions.
+    """
+    os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", EXTRA_LOGGERS)
+    # A server's answer may wait behind SQLite; the flow should then wait too, not die.
+    os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "120")
+    if os.environ.get("PREFECT_API_URL"):
+        return os.environ["PREFECT_API_URL"]
+    stack = read_stack(home)
+    if stack is None or not _answers(stack["api"]):
+        return None
+    os.environ["PREFECT_API_URL"] = stack["api"]
+    return stack["api"]
+
+
+def run_flow(home: Workspace, flow: str, **arguments: Any) -> Any:
+    """Run ``flows.<flow>`` on the workspace and return what it returns."""
+    import importlib
+
+    server = prepare_prefect(home)
+    function = getattr(importlib.import_module(f"flows.{flow}"), flow)
+    return function(home.root, **arguments) if server else function.fn(Path(home.root), **arguments)
+
+
+def _answers(api: str) -> bool:
+    try:
+        return httpx.get(f"{api}/health", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False

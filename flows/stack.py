@@ -1,0 +1,159 @@
+"""The local stack of one workspace, started and stopped as one: Prefect server, runner of deployments, endpoint."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from serving.durable import write_json
+from serving.process import start_service, stop_service, wait_ready
+from tasks.workspace import Workspace
+
+
+class StackError(RuntimeError):
+    """A part of the stack did not come up or died; the message names its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running Prefect server."""
+
+    process: subprocess.Popen[bytes]
+    api: str
+    log: Path
+
+    @property
+    def ui(self) -> str:
+        return self.api.removesuffix("/api")
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read_stack(home: Workspace) -> dict[str, Any] | None:
+    """Return the addresses that ``regraft up`` wrote, or None."""
+    path = home.state / "stack.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def child_environment(home: Workspace, api: str | None = None) -> dict[str, str]:
+    """Return the environment of every child: the workspace's Prefect home, and no imports from the current folder."""
+    environment = dict(os.environ)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
+    # A workspace has folders called data and models: they must never be imported in the place of the packages.
+    environment["PYTHONSAFEPATH"] = "1"
+    environment["PREFECT_HOME"] = str(home.state / "prefect")
+    environment["PREFECT_LOGGING_EXTRA_LOGGERS"] = "data,models,serving,tasks"
+    environment["PREFECT_API_REQUEST_TIMEOUT"] = "120"
+    environment.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
+    if api:
+        environment["PREFECT_API_URL"] = api
+    return environment
+
+
+def launch(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start ``command`` in a process group of its own, its output going to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file: IO[bytes]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
+    """End a process and its whole group: politely, then by force, because the group may outlive its leader."""
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def start_server(home: Workspace, port: int | None = None) -> Server:
+    """Start a Prefect server with its database inside the workspace; it answers once ``wait_server`` returns."""
+    port = port or free_port()
+    log = home.logs / "prefect-server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environment = child_environment(home) | {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
+    environment.pop("PREFECT_API_URL", None)
+    return Server(launch(command, log, environment), f"http://127.0.0.1:{port}/api", log)
+
+
+def wait_server(server: Server, timeout_s: float = 180.0) -> None:
+    """Wait until the server answers; a fresh database is migrated first, which takes the better part of a minute.
+
+    Raises:
+        StackError: If it died or did not answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise StackError(f"the Prefect server ended with code {server.process.returncode}; its log: {server.log}")
+        try:
+            if httpx.get(f"{server.api}/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    raise StackError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
+
+
+def start_runner(home: Workspace, api: str) -> subprocess.Popen[bytes]:
+    """Start ``regraft deploy``, which registers the deployments and runs what is due."""
+    command = [sys.executable, "-m", "flows.cli", "deploy", "--workspace", str(home.root)]
+    return launch(command, home.logs / "runner.log", child_environment(home, api))
+
+
+@contextmanager
+def running_server(home: Workspace, port: int | None = None) -> Iterator[Server]:
+    """A Prefect server for the length of a ``with`` block."""
+    server = start_server(home, port)
+    try:
+        wait_server(server)
+        yield server
+    finally:
+        stop(server.process)
+
+
+@contextmanager
+def running_stack(
+    home: Workspace, endpoint_port: int | None = None, server_port: int | None = None
+) -> Iterator[dict[str, str]]:
+    """Server, runner and endpoint for the length of a ``with`` block; yields their addresses."""
+    with ExitStack() as parts:
+        server = parts.enter_context(running_server(home, server_port))
+        runner = start_runner(home, server.api)
+        parts.callback(stop, runner)
+        port = endpoint_port or free_port()
+        service = start_service(home.root, port, log=home.logs / "endpoint.log")
+        parts.callback(stop_service, service)
+        addresses = {"api": server.api, "ui": server.ui, "endpoint": f"http://127.0.0.1:{port}"}
+        wait_ready(addresses["endpoint"], 60)
+        write_json(home.state / "stack.json", addresses)
+        parts.callback((home.state / "stack.json").unlink, missing_ok=True)
+        yield addresses

@@ -1,0 +1,47 @@
+"""START HERE. From a folder of images to the version that answers: what happens, in the order in which it happens."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.evaluate import evaluate
+from tasks.export import export
+from tasks.finetune import finetune
+from tasks.gate import gate
+from tasks.ingest import ingest
+from tasks.intake import rescan, take_in
+from tasks.promote import promote
+from tasks.push import push
+from tasks.register import register
+from tasks.select import select
+from tasks.split import split
+from tasks.summary import TrainReport, summarize
+from tasks.validate import validate
+from tasks.workspace import Workspace, open_workspace
+
+
+@flow(name="train", flow_run_name="train")
+def train(workspace: Path, data: Path | None = None, by: str = "train") -> TrainReport:
+    """Make a version from the workspace's sources and promote it if the gate agrees.
+
+    Args:
+        workspace: A folder made by ``regraft init``.
+        data: A folder or manifest that becomes the origin. Default: the one given before.
+        by: Who asks, for the journal.
+    """
+    home = open_workspace(workspace)
+    if data is None:
+        rescan(home)
+    else:
+        take_in(home, data)
+    return make_version(home, by)
+
+
+def make_version(home: Workspace, by: str) -> TrainReport:
+    """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
+    stages = [ingest(home), validate(home), split(home), select(home), finetune(home), evaluate(home), export(home)]
+    version = register(home)
+    verdict = gate(home, version)
+    decision = promote(home, version, verdict, by)
+    push(home)
+    return summarize(home, by, version, decision, verdict, stages)

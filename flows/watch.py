@@ -1,0 +1,19 @@
+"""Compare the latest traffic with what the champion was accepted on, and say what to do about it."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from tasks.watch import WatchReport, announce_drift, decide_action, judge_traffic
+from tasks.workspace import open_workspace
+
+
+@flow(name="watch", flow_run_name="watch")
+def watch(workspace: Path) -> WatchReport:
+    """Judge the latest window; on drift ask for labels, and once there are enough call for a retraining."""
+    home = open_workspace(workspace)
+    verdict = judge_traffic(home)
+    report = decide_action(home, verdict)
+    if report.action != "none":
+        announce_drift(home, report)
+    return report

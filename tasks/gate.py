@@ -1,0 +1,46 @@
+"""Step ``gate``: champion and challenger on the same frozen test images, then the verdict."""
+
+import numpy as np
+import pandas as pd
+
+from data.loading import load_pixels
+from models.gate import GateVerdict, compare_versions, judge_first
+from serving.registry import Registry
+from serving.runtime import ModelHandle
+from tasks.params import load_params
+from tasks.pixels import Part, read_part
+from tasks.progress import show_progress
+from tasks.step import step
+from tasks.workspace import Workspace
+
+
+@step
+def gate(home: Workspace, version: str) -> GateVerdict:
+    """Say whether ``version`` may answer in the champion's place."""
+    registry = Registry(home.models_store)
+    config = load_params(home.params).gate
+    champion = registry.pointer().champion
+    test = read_part(home, "test")
+    challenger_correct = judge_version(home, version, test)
+    if champion is None or champion == version:
+        return judge_first(challenger_correct, test.targets, config)
+    known = set(pd.read_csv(home.frozen, dtype=str)["sha256"])
+    old = np.array([sha256 in known for sha256 in test.sha256s])
+    slices = {"old": old, "new": ~old} if old.any() and not old.all() else {}
+    return compare_versions(judge_version(home, champion, test), challenger_correct, slices, config)
+
+
+def judge_version(home: Workspace, version: str, test: Part, batch: int = 32) -> np.ndarray:
+    """Return for each test image whether the registered version names its label, bool ``(N,)``.
+
+    The answers come from the ONNX model that would be served, through its own preprocessing.
+    """
+    handle = ModelHandle.open(home.models_store / "versions" / version)
+    pixels = load_pixels(home.dataset, test.sha256s, handle.info.preprocess, home.cache)
+    named: list[str] = []
+    with show_progress(f"judging {version}") as progress:
+        for start in range(0, len(pixels), batch):
+            answers = handle.predict(np.ascontiguousarray(pixels[start : start + batch])).probabilities
+            named += [handle.info.labels[index] for index in answers.argmax(axis=1)]
+            progress(len(named), len(pixels))
+    return np.array(named) == test.rows["label"].to_numpy()

@@ -1,0 +1,119 @@
+"""Drive the stages of ``dvc.yaml`` in this process: skip what is unchanged, run the rest, record the outputs with DVC.
+
+There is no cache of our own. DVC says whether a stage is current and DVC records what a stage made, so that
+``dvc repro`` and a flow leave the same ``dvc.lock``.
+"""
+
+import functools
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tasks.progress import announce
+from tasks.provenance import refresh_code
+from tasks.step import inside_flow_run
+from tasks.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """What happened to one stage: it ran, or it was current and skipped."""
+
+    name: str
+    state: Literal["ran", "cached"]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able view."""
+        return asdict(self)
+
+
+class GraphError(RuntimeError):
+    """A stage cannot run: its inputs are missing or the graph is broken."""
+
+
+def list_stages(home: Workspace) -> list[str]:
+    """Return the stage names in the order in which they depend on each other."""
+    return list(yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"])
+
+
+def stage(function: Callable[[Workspace], None]) -> Callable[[Workspace], StageRun]:
+    """Make ``function`` a stage of the graph: called, it runs only if DVC says that something changed.
+
+    Inside a Prefect flow run the same call is a Prefect task run, shown as *Cached* when it was skipped.
+    """
+    name = function.__name__
+
+    @functools.wraps(function)
+    def call(home: Workspace) -> StageRun:
+        if inside_flow_run():
+            return _as_prefect_task(name)(home.root, function)
+        return drive_stage(home, name, function)
+
+    call.run = function  # type: ignore[attr-defined]
+    return call
+
+
+def run_stage_alone(home: Workspace, name: str) -> None:
+    """Run stage ``name`` without asking or telling DVC; this is what ``dvc repro`` calls."""
+    if name not in list_stages(home):
+        raise GraphError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(list_stages(home))}")
+    with announce(name):
+        getattr(importlib.import_module(f"tasks.{name}"), name).run(home)
+
+
+def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None]) -> StageRun:
+    """Skip stage ``name`` if it is current; otherwise run it and record its outputs.
+
+    Raises:
+        GraphError: If an input of the stage does not exist.
+    """
+    from dvc.repo import Repo
+
+    refresh_code(home.code, list_stages(home))
+    started = time.perf_counter()
+    with Repo(str(home.root)) as repo:
+        _require_inputs(home, repo, name)
+        current = not repo.status(targets=[name])
+        if not current:
+            with announce(name):
+                function(home)
+            repo.commit(name, force=True)
+    run = StageRun(name, "cached" if current else "ran", round(time.perf_counter() - started, 2))
+    logger.info("%s %s seconds=%.1f", run.name, run.state, run.seconds)
+    return run
+
+
+def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
+    absent = []
+    for found in repo.stage.collect(name):
+        absent += [str(dep) for dep in found.deps if not getattr(dep, "params", None) and not dep.exists]
+    if absent:
+        hint = (
+            "give it images with: regraft train --data DIR"
+            if any("intake" in path for path in absent)
+            else "run `regraft train`"
+        )
+        raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
+
+
+def _as_prefect_task(name: str) -> Callable[[Path, Callable[[Workspace], None]], StageRun]:
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.states import Completed
+
+    # DVC decides what is current: a second cache would only disagree with it.
+    @task(name=name, task_run_name=name, cache_policy=NO_CACHE)
+    def drive(root: Path, function: Callable[[Workspace], None]) -> Any:
+        run = drive_stage(Workspace(root), name, function)
+        return Completed(name="Cached", data=run) if run.state == "cached" else run
+
+    return drive

@@ -1,0 +1,61 @@
+"""What enters the graph: the list of sources, and the rows whose part of the split is already decided."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from data.intake import Source, read_intake, scan_source, write_intake
+from serving.durable import write_bytes
+from tasks.workspace import FROZEN_HEADER, Workspace
+
+ORIGIN = "origin"
+"""Name of the source that the user gave; batches of feedback are named by their hash."""
+
+
+def take_in(home: Workspace, path: Path) -> None:
+    """Make ``path`` the workspace's origin; batches of labelled production images stay beside it."""
+    batches = [source for source in _known(home) if source.name != ORIGIN]
+    _update(home, [scan_source(path.expanduser().resolve(), ORIGIN), *batches])
+
+
+def rescan(home: Workspace) -> None:
+    """Look at the known sources again, so that images added to the user's folder are noticed."""
+    if home.intake.exists():
+        _update(home, [scan_source(Path(source.path), source.name) for source in _known(home)])
+
+
+def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
+    """Add a folder of labelled production images to the sources; adding it again changes nothing.
+
+    Args:
+        home: The workspace.
+        batch: The folder that ``collect_feedback`` wrote.
+        keep: Earlier batches that stay; one that no version was made with is superseded by this one.
+    """
+    others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep]
+    _update(home, [*others, scan_source(batch, batch.name)])
+
+
+def _known(home: Workspace) -> list[Source]:
+    return read_intake(home.intake) if home.intake.exists() else []
+
+
+def _update(home: Workspace, sources: list[Source]) -> None:
+    known = _known(home)
+    if sources == known:
+        return
+    # Only another origin starts afresh: within one problem an old image never changes its part.
+    same_origin = [s.path for s in known if s.name == ORIGIN] == [s.path for s in sources if s.name == ORIGIN]
+    write_bytes(home.frozen, _decided(home) if known and same_origin else FROZEN_HEADER)
+    write_intake(home.intake, sources)
+
+
+def _decided(home: Workspace) -> bytes:
+    decided = [pd.read_csv(home.frozen, dtype=str)]
+    if home.split.exists():
+        decided.append(pd.read_parquet(home.split)[["sha256", "part"]])
+    rows = pd.concat(decided).drop_duplicates("sha256", keep="last").sort_values("sha256")
+    buffer = io.StringIO()
+    rows.to_csv(buffer, index=False, lineterminator="\n")
+    return buffer.getvalue().encode()

@@ -1,0 +1,42 @@
+"""The introduction of images to models: a part of the split as one array of pixels and one of labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from data.loading import load_pixels
+from serving.preprocess import PreprocessSpec
+from tasks.progress import show_progress
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of one or more parts of the split."""
+
+    rows: pd.DataFrame
+    labels: list[str]
+
+    @property
+    def sha256s(self) -> list[str]:
+        return list(self.rows["sha256"])
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Label indices, shape ``(N,)``."""
+        index = {label: number for number, label in enumerate(self.labels)}
+        return self.rows["label"].map(index).to_numpy(dtype=np.int64)
+
+
+def read_part(home: Workspace, *parts: str) -> Part:
+    """Return the rows of the named parts; labels are those of the whole split, sorted."""
+    split = pd.read_parquet(home.split)
+    return Part(split[split["part"].isin(parts)].reset_index(drop=True), sorted(split["label"].unique()))
+
+
+def read_pixels(home: Workspace, sha256s: Sequence[str], spec: PreprocessSpec) -> np.ndarray:
+    """Return the images as the served model will see them, uint8 ``(N, size, size, 3)``."""
+    with show_progress(f"decoding at {spec.size_px} px") as progress:
+        return load_pixels(home.dataset, list(sha256s), spec, home.cache, progress=progress)

@@ -1,0 +1,77 @@
+"""What a training run answers: one object for the terminal, for ``--json`` and for the Prefect UI."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.bundle import open_bundle
+from tasks.graph import StageRun
+from tasks.runs import record_run
+from tasks.step import inside_flow_run, step
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """The outcome of one pass through the graph and the gate."""
+
+    version: str
+    decision: str
+    reason: str
+    backbone: str
+    metrics: dict[str, Any]
+    parity: dict[str, Any]
+    gate: dict[str, Any]
+    stages: list[StageRun]
+    report: str
+
+    @property
+    def promoted(self) -> bool:
+        return self.decision == "promoted"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able view; ``metrics.test.accuracy`` is a plain number."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return plain | {"stages": [run.to_json() for run in self.stages]}
+
+
+@step
+def summarize(
+    home: Workspace, flow: str, version: str, decision: str, gate: Any, stages: list[StageRun]
+) -> TrainReport:
+    """Collect the figures of ``version``, write them to the ledger and publish them in the Prefect UI."""
+    folder = home.models_store / "versions" / version
+    info = open_bundle(folder, verify=False).info
+    report = TrainReport(
+        version=version,
+        decision=decision,
+        reason=gate.reason,
+        backbone=info.backbone["name"],
+        metrics=json.loads((home.evaluation / "metrics.json").read_text()),
+        parity=dict(info.parity),
+        gate=gate.to_json(),
+        stages=stages,
+        report=str(folder / "report.html"),
+    )
+    record_run(home, flow, {key: value for key, value in report.to_json().items() if key != "metrics"})
+    if inside_flow_run():
+        _publish(report)
+    return report
+
+
+def _publish(report: TrainReport) -> None:
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
+    create_table_artifact(
+        key="regraft-stages",
+        table=[run.to_json() for run in report.stages],
+        description=f"Version {report.version}: {report.decision}. {report.reason}",
+    )
+    scores = [
+        {"score": name, "value": value} for name, value in report.metrics["test"].items() if isinstance(value, float)
+    ]
+    create_table_artifact(key="regraft-scores", table=scores, description=f"Test scores of version {report.version}")
+    create_link_artifact(
+        key="regraft-report", link=Path(report.report).as_uri(), link_text="report.html", description="The whole report"
+    )
