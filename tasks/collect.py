@@ -87,7 +87,7 @@ def collect(home: Workspace, *, force: bool = False) -> Batch:
 def learned_batches(home: Workspace) -> set[str]:
     """Return the names of the batches that a registered version was made with.
 
-    A batch whose retraining was killed is not among them: its images are fresh still, and the next retraining takes them.
+    A batch whose retraining was killed is not among them: its images are fresh still, and the next one takes them.
     """
     names: set[str] = set()
     for intake in home.lineage.glob("*/data/store/intake.json"):

@@ -10,6 +10,7 @@ from data.drift.alarm import Alarm, advance_alarm
 from data.drift.reference import read_reference
 from data.drift.verdict import DriftVerdict, judge_window
 from data.feedback import choose_for_labelling
+from serving.bundle import open_bundle
 from serving.durable import write_json
 from serving.predictions import PredictionLog
 from serving.registry import Registry
@@ -55,7 +56,8 @@ def judge_traffic(home: Workspace) -> DriftVerdict:
     since = alarm.judged_until if alarm.version == champion else None
     with PredictionLog(home.predictions) as log:
         window = log.read_window(version=champion, since=since, limit=config.window)
-    verdict = judge_window(reference, window.probabilities, window.embeddings, window.quality, config)
+    labels = open_bundle(home.models_store / "versions" / champion, verify=False).info.labels
+    verdict = judge_window(reference, window, config, labels)
     until = float(window.at.max()) if len(window.at) and verdict.decision != "insufficient" else since
     write_alarm(home, advance_alarm(alarm, champion, verdict, until, time.time()))
     return verdict

@@ -1,0 +1,60 @@
+"""What a trained classifier says of images: probabilities, embeddings and logits, in batches."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.checkpoint import Classifier
+from models.device import DeviceName, choose_device, limit_threads, place_module
+from models.features import take_batch
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """N images, K classes, D features; all float32."""
+
+    probabilities: np.ndarray
+    """After temperature scaling, ``(N, K)``."""
+    embedding: np.ndarray
+    """``(N, D)``."""
+    logits: np.ndarray
+    """Before temperature scaling, ``(N, K)``."""
+
+
+def answer_pixels(
+    classifier: Classifier,
+    pixels: np.ndarray,
+    *,
+    batch_size: int = 32,
+    device: DeviceName = "cpu",
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Return what ``classifier`` says of uint8 pixels ``(N, S, S, 3)``, computed in float32.
+
+    Args:
+        classifier: A trained network; left in eval mode on the device.
+        pixels: Images as ``serving.preprocess`` prepares them, usually a memory map.
+        batch_size: Images at once.
+        device: Where to compute. The figures of a report are computed where they can be repeated: on a CPU.
+        threads: CPU threads; another number gives other last digits.
+        progress: Called with (images done, images in all).
+
+    Raises:
+        DeviceError: If "cuda" is asked for and absent.
+        ValueError: If there is no image.
+    """
+    if len(pixels) == 0:
+        raise ValueError("no images to answer: 0 were given.")
+    target = choose_device(device)
+    classifier = place_module(classifier, target).eval()
+    parts: list[tuple[np.ndarray, ...]] = []
+    with limit_threads(threads), torch.inference_mode():
+        for start in range(0, len(pixels), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(pixels)))
+            parts.append(tuple(part.cpu().numpy() for part in classifier(take_batch(pixels, rows, target))))
+            if progress is not None:
+                progress(int(rows[-1]) + 1, len(pixels))
+    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))

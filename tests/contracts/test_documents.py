@@ -1,0 +1,91 @@
+"""Documents that guard themselves: what the README, the graph and the parameters say is what there is."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tasks.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[2]
+GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+DRIVERS = {"graph", "step", "params", "provenance", "progress", "runs", "summary", "workspace", "intake", "pixels"}
+
+
+def test_stage_is_task_file_is_function_is_section() -> None:
+    sections = {field.alias or name for name, field in Params.model_fields.items()}
+    for name, stage in GRAPH["stages"].items():
+        source = (ROOT / "tasks" / f"{name}.py").read_text()
+        assert f"def {name}(home: Workspace)" in source
+        assert stage["cmd"] == f"regraft stage {name}"
+        assert name in sections
+
+
+def test_every_stage_is_described_and_watches_its_section_and_its_code() -> None:
+    for name, stage in GRAPH["stages"].items():
+        assert len(stage["desc"]) > 20
+        assert stage["params"] == [name, {"code.yaml": [name]}]
+
+
+def test_the_committed_parameters_are_the_defaults_and_complete() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params == Params()
+    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, section in params:
+        alias = Params.model_fields[name].alias or name
+        assert set(written[alias]) == set(type(section).model_fields), alias
+
+
+def describe_fields(model: type[BaseModel]) -> list[str]:
+    silent = [f"{model.__name__}.{name}" for name, field in model.model_fields.items() if not field.description]
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            silent += describe_fields(field.annotation)
+    return silent
+
+
+def test_every_parameter_says_what_it_is() -> None:
+    assert describe_fields(Params) == []
+
+
+def test_every_yaml_in_the_repository_loads() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.yaml"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = listed.stdout.split() or ["dvc.yaml", "params.yaml"]
+    for name in files:
+        assert isinstance(yaml.safe_load((ROOT / name).read_text()), dict), name
+
+
+def test_every_task_is_in_the_readme() -> None:
+    table = (ROOT / "README.md").read_text()
+    for path in (ROOT / "tasks").glob("*.py"):
+        if path.stem not in DRIVERS | {"__init__"}:
+            assert f"`{path.stem}`" in table, path.stem
+
+
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first and first.group(1) == version
+
+
+def test_every_runtime_requirement_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        assert re.split(r"[<>=]", requirement)[0].strip().lower().replace("_", "-") in pins, requirement
+
+
+@pytest.mark.parametrize("trap", ["fastapi", "sqlalchemy"])
+def test_the_pins_that_keep_schedules_alive_hold(trap: str) -> None:
+    pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    bound = {"fastapi": (0, 154), "sqlalchemy": (2, 1)}[trap]
+    assert tuple(int(part) for part in pins[trap].split(".")[:2]) < bound
+
+
+def test_no_file_is_called_after_nothing() -> None:
+    for floor in ("flows", "tasks", "models", "data", "serving", "benchmarks"):
+        assert not [p for p in (ROOT / floor).rglob("*.py") if p.stem in {"utils", "helpers", "common", "base", "misc"}]
