@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from data.feedback import collect_feedback
 from data.intake import read_intake
-from serving.predictions import PredictionLog
+from serving.windows import read_feedback
 from tasks.intake import add_batch
 from tasks.params import load_params
 from tasks.step import step
@@ -71,17 +71,19 @@ def collect(home: Workspace, *, force: bool = False) -> Batch:
     """Write the labelled production images as a batch and add it to the sources, if there are enough new ones."""
     config = load_params(home.params).retrain
     batches = learned_batches(home)
-    with PredictionLog(home.predictions) as log:
-        rows = log.feedback()
     learned = {path.stem for name in batches for path in (home.feedback / name).glob("*")}
+    rows = read_feedback(home.predictions)
     fresh = {row.image_sha256 for row in rows} - learned
     needed = 1 if force else config.min_labels
     if len(fresh) < needed:
         reason = f"{len(fresh)} new labelled images, but a retraining needs {needed}; label {needed - len(fresh)} more"
         return Batch(None, len(fresh), needed, False, reason)
-    path = collect_feedback([row for row in rows if row.image_sha256 in fresh], home.images, home.feedback)
-    add_batch(home, path, keep=batches)
-    return Batch(str(path), len(fresh), needed, True, f"{len(fresh)} new labelled images")
+    made = collect_feedback(rows, home.images, home.feedback, skip=learned)
+    if made.folder is None:
+        return Batch(None, 0, needed, False, f"the bytes of {len(made.missing)} labelled images are no longer kept")
+    add_batch(home, made.folder, keep=batches)
+    lost = f"; the bytes of {len(made.missing)} more are no longer kept" if made.missing else ""
+    return Batch(str(made.folder), made.images, needed, True, f"{made.images} new labelled images{lost}")
 
 
 def learned_batches(home: Workspace) -> set[str]:

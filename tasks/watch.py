@@ -12,8 +12,8 @@ from data.drift.verdict import DriftVerdict, judge_window
 from data.feedback import choose_for_labelling
 from serving.bundle import open_bundle
 from serving.durable import write_json
-from serving.predictions import PredictionLog
 from serving.registry import Registry
+from serving.windows import read_feedback, read_window
 from tasks.params import load_params
 from tasks.step import inside_flow_run, step
 from tasks.workspace import Workspace, WorkspaceError
@@ -53,12 +53,11 @@ def judge_traffic(home: Workspace) -> DriftVerdict:
     config = load_params(home.params).watch
     reference = read_reference(home.models_store / "versions" / champion / "reference.npz")
     alarm = read_alarm(home)
-    since = alarm.judged_until if alarm.version == champion else None
-    with PredictionLog(home.predictions) as log:
-        window = log.read_window(version=champion, since=since, limit=config.window)
+    since = alarm.after if alarm.version == champion else None
+    window = read_window(home.predictions, version=champion, since=since, limit=config.window)
     labels = open_bundle(home.models_store / "versions" / champion, verify=False).info.labels
     verdict = judge_window(reference, window, config, labels)
-    until = float(window.at.max()) if len(window.at) and verdict.decision != "insufficient" else since
+    until = alarm.judged_until if verdict.decision == "insufficient" else float(window.at.max())
     write_alarm(home, advance_alarm(alarm, champion, verdict, until, time.time()))
     return verdict
 
@@ -68,18 +67,15 @@ def decide_action(home: Workspace, verdict: DriftVerdict) -> WatchReport:
     """Say what an open alarm asks for: labels first; with enough of them a retraining, unless one was just called."""
     params = load_params(home.params)
     alarm = read_alarm(home)
-    with PredictionLog(home.predictions) as log:
-        labelled = {row.image_sha256 for row in log.feedback() if row.version == alarm.version}
-        window = log.read_window(version=alarm.version, since=None, limit=params.watch.window)
+    labelled = {row.image_sha256 for row in read_feedback(home.predictions, version=alarm.version)}
     wanted = params.retrain.min_labels
     action, reason = alarm.decide(len(labelled), wanted, time.time(), params.retrain.cool_down_s)
     if action == "retrain":
         write_alarm(home, alarm.with_retrain(time.time()))
     queue = []
     if action == "label":
-        chosen = choose_for_labelling(
-            window.ids, window.probabilities, window.embeddings, window.image_sha256, wanted, seed=0
-        )
+        window = read_window(home.predictions, version=alarm.version, limit=max(params.watch.window, wanted))
+        chosen = choose_for_labelling(window, wanted - len(labelled), seed=0, labelled=labelled)
         queue = [{"id": identity, "why": why} for identity, why in chosen]
         write_json(home.state / "labels_wanted.json", queue)
     return WatchReport(

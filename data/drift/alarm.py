@@ -1,5 +1,6 @@
 """An alarm that is open from the first drift verdict until another version answers, and what it asks for meanwhile."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -37,6 +38,11 @@ class Alarm:
     @property
     def is_open(self) -> bool:
         return self.opened_at is not None
+
+    @property
+    def after(self) -> float | None:
+        """The earliest time that the next window may begin at; windows share no prediction."""
+        return None if self.judged_until is None else math.nextafter(self.judged_until, math.inf)
 
     def decide(self, labels: int, labels_wanted: int, now: float, cool_down_s: float) -> tuple[Action, str]:
         """Return what is to be done now and why, in a sentence.

@@ -1,0 +1,1 @@
+"""Measurements on real data sets; each writes its figures to ``docs/benchmarks``."""

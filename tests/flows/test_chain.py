@@ -1,0 +1,180 @@
+"""The chain from images to a champion, through the real command line, DVC repository and remote."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving.registry import Registry
+from tasks.graph import list_stages
+from tasks.params import set_params
+
+BIN = Path(sys.executable).parent
+
+
+def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        [str(BIN / "dvc"), *arguments], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def hash_tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_folder_becomes_a_champion_with_evidence(trained) -> None:
+    answer = trained.answer
+    assert answer["decision"] == "promoted"
+    assert answer["version"] == Registry(trained.home.models_store).pointer().champion
+    assert answer["metrics"]["test"]["accuracy"] > 0.5  # six classes: chance is a sixth
+    assert answer["parity"]["max_abs_diff"] <= 1e-3
+    assert [run["name"] for run in answer["stages"]] == list_stages(trained.home)
+    assert {run["state"] for run in answer["stages"]} == {"ran"}
+    assert Path(answer["report"]).stat().st_size > 10_000
+
+
+def test_a_second_run_does_nothing_and_says_so(trained, run_regraft) -> None:
+    result = run_regraft("train", "--workspace", str(trained.home.root), "--json")
+    answer = json.loads(result.stdout)
+    assert {run["state"] for run in answer["stages"]} == {"cached"}
+    assert (answer["version"], answer["decision"]) == (trained.answer["version"], "promoted")
+    assert "up to date" in dvc(trained.home.root, "status").stdout
+    repro = dvc(trained.home.root, "repro")
+    assert repro.returncode == 0
+    assert "Running stage" not in repro.stdout
+
+
+def test_dvc_repro_leaves_the_lock_and_the_bytes_of_the_flow(trained, make_workspace) -> None:
+    home = make_workspace("repro")
+    shutil.copy(trained.home.intake, home.intake)
+    shutil.copy(trained.home.code, home.code)
+    result = dvc(home.root, "repro")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert hash_tree(home.bundle) == hash_tree(trained.home.bundle)
+    assert (home.root / "dvc.lock").read_text() == (trained.home.root / "dvc.lock").read_text()
+
+
+def test_dvc_shows_metrics_and_plots(trained, tmp_path: Path) -> None:
+    shown = dvc(trained.home.root, "metrics", "show", "--json")
+    metrics = json.loads(shown.stdout)[""]["data"]["models/store/evaluation/metrics.json"]["data"]
+    assert metrics["test"]["accuracy"] == trained.answer["metrics"]["test"]["accuracy"]
+    plots = dvc(trained.home.root, "plots", "show", "--out", str(tmp_path / "plots"))
+    assert plots.returncode == 0, plots.stderr
+    assert "confusion" in (tmp_path / "plots" / "index.html").read_text()
+
+
+def test_a_failed_expectation_stops_the_chain_with_exit_code_3(make_workspace, images, tmp_path, run_regraft) -> None:
+    poor = tmp_path / "poor"
+    shutil.copytree(images, poor)
+    for path in sorted((poor / "scratches").iterdir())[2:]:
+        path.unlink()
+    home = make_workspace("poor")
+    result = run_regraft("train", "--workspace", str(home.root), "--data", str(poor), "--json")
+    assert result.returncode == 3
+    assert "scratches" in result.stderr
+    assert not home.split.exists()
+    assert not home.bundle.exists()
+    assert sorted(poor.rglob("*.partial")) == []
+
+
+def test_bad_parameters_are_all_named_and_exit_with_2(copied, run_regraft) -> None:
+    before = copied.home.params.read_bytes()
+    bad = ["--set", "finetune.epocs=3", "--set", "split.test_share=7"]
+    result = run_regraft("train", "--workspace", str(copied.home.root), *bad)
+    assert result.returncode == 2
+    assert "finetune.epocs" in result.stderr
+    assert "split.test_share" in result.stderr
+    assert copied.home.params.read_bytes() == before
+
+
+def test_a_folder_that_is_no_workspace_is_named(tmp_path: Path, run_regraft) -> None:
+    result = run_regraft("train", "--workspace", str(tmp_path))
+    assert result.returncode == 2
+    assert "regraft init" in result.stderr
+
+
+def test_the_user_folder_is_never_written_to(trained) -> None:
+    names = {path.suffix for path in trained.images.rglob("*") if path.is_file()}
+    assert names <= {".png", ".jpg"}
+    assert len([path for path in trained.images.rglob("*") if path.is_file()]) == 6 * 24
+
+
+def test_a_changed_parameter_runs_what_depends_on_it_and_nothing_else(copied, run_regraft) -> None:
+    set_params(copied.home.params, ["evaluate.bootstrap=300"])
+    result = run_regraft("train", "--workspace", str(copied.home.root), "--json")
+    states = {run["name"]: run["state"] for run in json.loads(result.stdout)["stages"]}
+    assert states == dict.fromkeys(states, "cached") | {"evaluate": "ran", "export": "ran"}
+
+
+def test_the_remote_holds_everything_and_a_corrupted_object_is_refused(copied) -> None:
+    root = copied.home.root
+    assert "in sync" in dvc(root, "status", "--cloud").stdout
+    objects = sorted(
+        (path for path in copied.home.remote.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+    victim = objects[-1]
+    victim.chmod(0o644)
+    spoiled = bytearray(victim.read_bytes())
+    spoiled[len(spoiled) // 2] ^= 1
+    victim.write_bytes(bytes(spoiled))
+    shutil.rmtree(root / ".dvc" / "cache")
+    for out in (copied.home.dataset, copied.home.bundle, copied.home.checkpoint, copied.home.selection):
+        shutil.rmtree(out)
+    assert dvc(root, "pull").returncode != 0
+
+
+def test_the_data_of_a_version_comes_back_byte_for_byte(copied, run_regraft, tmp_path: Path) -> None:
+    into = tmp_path / "old"
+    version = copied.answer["version"]
+    result = run_regraft("restore", version[:6], "--into", str(into), "--workspace", str(copied.home.root), "--json")
+    assert result.returncode == 0, result.stderr
+    assert hash_tree(into / "data" / "store" / "dataset") == hash_tree(copied.home.dataset)
+    assert hash_tree(into / "models" / "store" / "bundle") == hash_tree(copied.home.bundle)
+
+
+def test_changed_code_runs_its_stage_again(copied, run_regraft) -> None:
+    hashes = yaml.safe_load(copied.home.code.read_text())
+    lock = yaml.safe_load((copied.home.root / "dvc.lock").read_text())
+    lock["stages"]["split"]["params"]["code.yaml"]["split"] = "0" * 16
+    (copied.home.root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    result = run_regraft("train", "--workspace", str(copied.home.root), "--json")
+    states = {run["name"]: run["state"] for run in json.loads(result.stdout)["stages"]}
+    assert states["split"] == "ran"
+    assert states["ingest"] == states["select"] == "cached"
+    assert yaml.safe_load(copied.home.code.read_text()) == hashes
+
+
+@pytest.mark.parametrize("moment", ["ingest", "finetune", "export"])
+def test_a_killed_run_converges_to_the_same_version(trained, make_workspace, run_regraft, moment: str) -> None:
+    home = make_workspace(f"killed-{moment}")
+    command = [str(BIN / "regraft"), "train", "--workspace", str(home.root), "--data", str(trained.images), "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"{moment} started" in line:
+            time.sleep(0.6)
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    process.stderr.close()
+    result = run_regraft("train", "--workspace", str(home.root), "--json")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads(result.stdout)["version"] == trained.answer["version"]
+    assert hash_tree(home.bundle) == hash_tree(trained.home.bundle)
+
+
+def test_the_command_line_without_a_server_never_starts_one(trained) -> None:
+    assert not (trained.home.state / "prefect" / "prefect.db").exists()

@@ -1,0 +1,80 @@
+"""No command connects beyond this machine: seen by strace, because a spy in Python misses native code."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.stack import free_port
+
+STRACE = shutil.which("strace")
+BIN = Path(sys.executable).parent
+INET = re.compile(r"connect\(\d+, \{sa_family=AF_INET6?.*")
+LOOPBACK = re.compile(r'inet_addr\("127\.|inet_pton\(AF_INET6, "::1"|"::ffff:127\.')
+
+pytestmark = pytest.mark.skipif(STRACE is None, reason="needs strace to see what native code connects to")
+
+
+def trace(log: Path, command: list[str]) -> list[str]:
+    return [str(STRACE), "-f", "--seccomp-bpf", "-e", "trace=connect", "-o", str(log), *command]
+
+
+def find_foreign(log: Path) -> list[str]:
+    attempts = INET.findall(log.read_text())
+    return [line for line in attempts if not LOOPBACK.search(line)]
+
+
+def test_the_check_sees_a_connect_beyond_this_machine(tmp_path: Path) -> None:
+    # 192.0.2.0/24 is reserved for documentation: nothing answers there, and the socket does not wait for an answer.
+    code = "import socket; s = socket.socket(); s.setblocking(False); s.connect_ex(('192.0.2.1', 9))"
+    subprocess.run(trace(tmp_path / "log", [sys.executable, "-c", code]), check=True)
+    assert len(find_foreign(tmp_path / "log")) == 1
+
+
+def test_training_and_export_stay_on_this_machine(make_workspace, images: Path, tmp_path: Path) -> None:
+    home = make_workspace("traced")
+    command = [str(BIN / "regraft"), "train", "--workspace", str(home.root), "--data", str(images), "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    result = subprocess.run(trace(tmp_path / "log", command), env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert find_foreign(tmp_path / "log") == []
+
+
+def test_serving_and_asking_stay_on_this_machine(trained, tmp_path: Path) -> None:
+    port = free_port()
+    image = next(path for path in sorted(trained.images.rglob("*")) if path.is_file())
+    command = [str(BIN / "regraft"), "serve", "--workspace", str(trained.home.root), "--port", str(port)]
+    log = (tmp_path / "out").open("w")
+    service = subprocess.Popen(trace(tmp_path / "log", command), stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}/readyz")
+        command = [str(BIN / "regraft"), "predict", str(image), "--url", f"http://127.0.0.1:{port}", "--json"]
+        asked = subprocess.run(trace(tmp_path / "asked", command), capture_output=True, text=True, check=False)
+        assert asked.returncode == 0, asked.stderr
+        assert json.loads(asked.stdout)[0]["version"] == trained.answer["version"]
+    finally:
+        os.killpg(service.pid, signal.SIGTERM)
+        service.wait(30)
+        log.close()
+    assert find_foreign(tmp_path / "log") == []
+    assert find_foreign(tmp_path / "asked") == []
+
+
+def wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url, timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError(f"{url} did not answer")
