@@ -16,7 +16,7 @@ from rich.table import Table
 from data.steel import DRIFTED, SteelLine, render_folder
 from flows.driver import run_flow
 from flows.plant import Plant
-from flows.stack import free_port, start_runner, start_server, stop, wait_server
+from flows.stack import endpoint_settings, free_port, start_runner, start_server, stop, wait_server
 from serving.durable import write_json
 from serving.process import start_service, stop_service, wait_ready
 from tasks.params import set_params
@@ -141,13 +141,12 @@ def _use_server(home: Workspace, api: str) -> None:
     # Prefect reads these when it is first imported, which has not happened yet.
     os.environ["PREFECT_API_URL"] = api
     os.environ["PREFECT_HOME"] = str(home.state / "prefect")
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "WARNING"
 
 
 def _open_plant(home: Workspace, running: ExitStack, api: str) -> Plant:
     """Start the endpoint and the runner of the deployments; both come up while the training runs."""
     port = free_port()
-    service = start_service(home.root, port, log=home.logs / "endpoint.log")
+    service = start_service(home.root, port, log=home.logs / "endpoint.log", settings=endpoint_settings(home))
     running.callback(stop_service, service)
     runner = start_runner(home, api)
     running.callback(stop, runner)

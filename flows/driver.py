@@ -19,16 +19,16 @@ def prepare_prefect(home: Workspace) -> str | None:
         The server's API address, or None when flows run as plain functions.
     """
     os.environ.setdefault("PREFECT_HOME", str(home.state / "prefect"))
-    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", EXTRA_LOGGERS)
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")
     # A server's answer may wait behind SQLite; the flow should then wait too, not die.
     os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "120")
-    if os.environ.get("PREFECT_API_URL"):
-        return os.environ["PREFECT_API_URL"]
-    stack = read_stack(home)
-    if stack is None or not _answers(stack["api"]):
-        return None
-    os.environ["PREFECT_API_URL"] = stack["api"]
-    return stack["api"]
+    api = os.environ.get("PREFECT_API_URL") or _find_server(home)
+    if api is not None:
+        os.environ["PREFECT_API_URL"] = api
+        # The same records go to the UI; the terminal has them from our own handler.
+        os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", EXTRA_LOGGERS)
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
+    return api
 
 
 def run_flow(home: Workspace, flow: str, **arguments: Any) -> Any:
@@ -38,6 +38,11 @@ def run_flow(home: Workspace, flow: str, **arguments: Any) -> Any:
     server = prepare_prefect(home)
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
     return function(home.root, **arguments) if server else function.fn(Path(home.root), **arguments)
+
+
+def _find_server(home: Workspace) -> str | None:
+    stack = read_stack(home)
+    return stack["api"] if stack is not None and _answers(stack["api"]) else None
 
 
 def _answers(api: str) -> bool:

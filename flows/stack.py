@@ -17,6 +17,7 @@ import httpx
 
 from serving.durable import write_json
 from serving.process import start_service, stop_service, wait_ready
+from tasks.params import load_params
 from tasks.workspace import Workspace
 
 
@@ -129,6 +130,11 @@ def start_runner(home: Workspace, api: str) -> subprocess.Popen[bytes]:
     return launch(command, home.logs / "runner.log", child_environment(home, api))
 
 
+def endpoint_settings(home: Workspace) -> dict[str, str]:
+    """Return what ``params.yaml`` says of the endpoint, as its environment."""
+    return load_params(home.params).serve.to_environment()
+
+
 @contextmanager
 def running_server(home: Workspace, port: int | None = None) -> Iterator[Server]:
     """A Prefect server for the length of a ``with`` block."""
@@ -150,10 +156,10 @@ def running_stack(
         runner = start_runner(home, server.api)
         parts.callback(stop, runner)
         port = endpoint_port or free_port()
-        service = start_service(home.root, port, log=home.logs / "endpoint.log")
+        service = start_service(home.root, port, log=home.logs / "endpoint.log", settings=endpoint_settings(home))
         parts.callback(stop_service, service)
         addresses = {"api": server.api, "ui": server.ui, "endpoint": f"http://127.0.0.1:{port}"}
-        wait_ready(addresses["endpoint"], 60)
+        wait_ready(addresses["endpoint"], 60, process=service, log=home.logs / "endpoint.log", path="/livez")
         write_json(home.state / "stack.json", addresses)
         parts.callback((home.state / "stack.json").unlink, missing_ok=True)
         yield addresses

@@ -1,7 +1,9 @@
 """What a trained classifier says of images: probabilities, embeddings and logits, in batches."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ import torch
 from models.checkpoint import Classifier
 from models.device import DeviceName, choose_device, limit_threads, place_module
 from models.features import take_batch
+from serving.durable import write_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,19 @@ class Answers:
     """``(N, D)``."""
     logits: np.ndarray
     """Before temperature scaling, ``(N, K)``."""
+
+
+def write_answers(path: Path, answers: Answers) -> None:
+    """Write the arrays to ``path`` (npz), atomically; equal answers give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, probabilities=answers.probabilities, embedding=answers.embedding, logits=answers.logits)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_answers(path: Path) -> Answers:
+    """Return what ``write_answers`` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Answers(arrays["probabilities"], arrays["embedding"], arrays["logits"])
 
 
 def answer_pixels(

@@ -4,6 +4,7 @@ There is no cache of our own. DVC says whether a stage is current and DVC record
 ``dvc repro`` and a flow leave the same ``dvc.lock``.
 """
 
+import contextlib
 import functools
 import importlib
 import logging
@@ -80,7 +81,8 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
 
     refresh_code(home.code, list_stages(home))
     started = time.perf_counter()
-    with Repo(str(home.root)) as repo:
+    # DVC looks names and paths up from the current folder, wherever its repository is said to be.
+    with contextlib.chdir(home.root), Repo(str(home.root)) as repo:
         _require_inputs(home, repo, name)
         current = not repo.status(targets=[name])
         if not current:
@@ -97,11 +99,8 @@ def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
     for found in repo.stage.collect(name):
         absent += [str(dep) for dep in found.deps if not getattr(dep, "params", None) and not dep.exists]
     if absent:
-        hint = (
-            "give it images with: regraft train --data DIR"
-            if any("intake" in path for path in absent)
-            else "run `regraft train`"
-        )
+        needs_images = any("intake" in path for path in absent)
+        hint = "give it images with: regraft train --data DIR" if needs_images else "run: regraft train"
         raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
 
 

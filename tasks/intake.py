@@ -34,7 +34,7 @@ def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
         keep: Earlier batches that stay; one that no version was made with is superseded by this one.
     """
     others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep]
-    _update(home, [*others, scan_source(batch, batch.name)])
+    _update(home, [*others, scan_source(batch / "manifest.csv", batch.name)])
 
 
 def _known(home: Workspace) -> list[Source]:

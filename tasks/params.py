@@ -20,8 +20,8 @@ from models.export import ExportConfig
 from models.gate import GateConfig
 from models.selection import SelectConfig
 from models.training import FinetuneConfig
-from serving.config import ServeConfig
 from serving.durable import write_bytes
+from serving.settings import ServeConfig
 
 
 class ParamsError(ValueError):

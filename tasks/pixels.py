@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from data.loading import load_pixels
+from data.manifest import read_manifest
 from serving.preprocess import PreprocessSpec
 from tasks.progress import show_progress
 from tasks.workspace import Workspace
@@ -34,6 +35,12 @@ def read_part(home: Workspace, *parts: str) -> Part:
     """Return the rows of the named parts; labels are those of the whole split, sorted."""
     split = pd.read_parquet(home.split)
     return Part(split[split["part"].isin(parts)].reset_index(drop=True), sorted(split["label"].unique()))
+
+
+def read_sizes(home: Workspace, part: Part) -> np.ndarray:
+    """Return the original width and height of the images of ``part`` in px, shape ``(N, 2)``."""
+    manifest = read_manifest(home.dataset).drop_duplicates("sha256").set_index("sha256")
+    return manifest.loc[part.sha256s, ["width", "height"]].to_numpy(dtype=np.int64)
 
 
 def read_pixels(home: Workspace, sha256s: Sequence[str], spec: PreprocessSpec) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Step ``push``: data and model artifacts to the DVC remote, and an earlier version's data back from it."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def push(home: Workspace) -> int:
     """Send every output that the remote lacks; return how many objects went."""
     from dvc.repo import Repo
 
-    with Repo(str(home.root)) as repo:
+    with contextlib.chdir(home.root), Repo(str(home.root)) as repo:
         return repo.push()
 
 
@@ -39,6 +40,6 @@ def restore(home: Workspace, version: str, into: Path) -> Workspace:
     with Repo(str(home.root)) as repo:
         remote = str(repo.config["remote"]["store"]["url"])
     restored = init_workspace(into, remote=remote)
-    with Repo(str(restored.root)) as repo:
+    with contextlib.chdir(restored.root), Repo(str(restored.root)) as repo:
         repo.pull()
     return restored

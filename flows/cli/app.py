@@ -81,3 +81,4 @@ def _log_to_stderr() -> None:
         logger = logging.getLogger(floor)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
+        logger.propagate = False  # Prefect would say everything a second time

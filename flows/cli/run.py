@@ -19,12 +19,15 @@ HostOption = Annotated[
 @app.command(epilog="Example: regraft serve --workspace W --port 3000")
 def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the champion over HTTP until stopped; a promoted version is picked up without a restart."""
+    from flows.stack import endpoint_settings
     from serving.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
-    service = start_service(home.root, port, host=host, log=home.logs / "endpoint.log")
+    service = start_service(
+        home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)
+    )
     try:
-        wait_ready(f"http://{host}:{port}", 60)
+        wait_ready(f"http://{host}:{port}", 60, process=service, log=home.logs / "endpoint.log", path="/livez")
         answer({}, False, f"http://{host}:{port}  (Ctrl-C stops; log: {home.logs / 'endpoint.log'})")
         _wait_for_end(service)
     finally:

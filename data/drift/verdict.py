@@ -1,0 +1,206 @@
+"""Does a window of production still look like the reference, and if not, did the images change or only their mix?
+
+The tests are in ``data.drift.comparison`` and ``data.drift.statistics``, the words in ``data.drift.wording``.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from data.drift import wording
+from data.drift.comparison import Comparison, Window, check_window, compare_window, keep_distinct
+from data.drift.reference import Reference
+from data.drift.statistics import ColumnTest, FamilyTest, correct_holm
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["none", "image", "label", "both"]
+
+
+class WatchConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """When a window counts as drifted."""
+
+    alpha: float = Field(0.01, gt=0, lt=0.2)
+    """Chance of a false alarm per window, over all tests together."""
+    min_window: int = Field(50, ge=10)
+    """Distinct images below which the answer is "insufficient"."""
+    window: int = Field(200, ge=10)
+    """Latest predictions that make up a window; windows should not overlap."""
+    every_s: float = Field(300.0, gt=0)
+    """Seconds between two looks when a schedule watches."""
+    harmful_drop: float = Field(0.05, ge=0, le=1)
+    """Fall of the estimated accuracy up to which the model is taken to work still."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriftVerdict:
+    """What the tests say about a window, with everything they said it from."""
+
+    decision: Literal["insufficient", "quiet", "drift"]
+    kind: Kind
+    """"image": lamp, camera, material; "label": only the mix of classes; "none" unless the decision is drift."""
+    reason: str
+    """One sentence for the people at the line."""
+    n: int
+    """Distinct images in the window."""
+    repeats: int
+    """Answers left out because their image had been counted."""
+    reference_n: int
+    alpha: float
+    """Promised chance of a false alarm for this window; also the threshold for ``p_value``."""
+    p_value: float
+    """Smallest of ``corrected``; 1 if nothing was tested."""
+    corrected: dict[str, float]
+    """Family -> p-value corrected for its columns (Bonferroni) and for the families (Holm)."""
+    families: dict[str, FamilyTest]
+    """Family -> its columns, before the correction over families."""
+    unexplained: dict[str, float]
+    """Family -> p-value against the reference re-weighted to the window's mix: small means the images changed."""
+    changes: tuple[ColumnTest, ...]
+    """Quality figures that moved beyond chance, the most changed first."""
+    class_shares: dict[str, tuple[float, float]]
+    """Class -> share in the reference and in the window, the latter estimated; holds if the images did not change."""
+    reference_accuracy: float
+    estimated_accuracy: float
+    """Without labels, so a hint; NaN if nothing was tested."""
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the decision is drift."""
+        return self.decision == "drift"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, strings and finite numbers; NaN becomes ``None``."""
+        return replace_nan(asdict(self))
+
+
+def replace_nan(value: Any) -> Any:
+    """Return ``value`` with tuples as lists and numbers that JSON lacks as ``None``."""
+    if isinstance(value, dict):
+        return {str(key): replace_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_nan(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def find_changes(quality: FamilyTest, alpha: float) -> tuple[ColumnTest, ...]:
+    """Return the quality figures that moved beyond chance, the largest distance first."""
+    moved = [test for test in quality.columns if test.p_value * len(quality.columns) <= alpha]
+    return tuple(sorted(moved, key=lambda test: (-test.statistic, test.name)))
+
+
+def judge_kind(corrected: dict[str, float], comparison: Comparison, drop: float, config: WatchConfig) -> Kind:
+    """Return what changed, once something has.
+
+    If the reference, re-weighted to the window's mix of classes, fits the window, the mix explains all. If not, the
+    images changed; then predicted classes say something about the mix only while the model still seems to work.
+
+    Args:
+        corrected: Family -> corrected p-value.
+        comparison: Its tests against the re-weighted reference.
+        drop: Estimated fall of the accuracy, 0-1.
+        config: Thresholds.
+    """
+    unexplained = comparison.unexplained
+    images_moved = min(unexplained.values()) * len(unexplained) <= config.alpha
+    mix_moved = min(corrected["labels"], corrected["softmax"]) <= config.alpha
+    if not images_moved and mix_moved:
+        return "label"
+    clear_mix = corrected["labels"] <= config.alpha and drop <= config.harmful_drop
+    return "both" if images_moved and clear_mix else "image"
+
+
+def refuse_window(reference: Reference, n: int, repeats: int, config: WatchConfig) -> DriftVerdict:
+    """Return the verdict for a window of too few distinct images."""
+    return DriftVerdict(
+        decision="insufficient",
+        kind="none",
+        reason=f"Not enough images to tell: {n} different ones, {config.min_window} are needed.",
+        n=n,
+        repeats=repeats,
+        reference_n=len(reference.softmax),
+        alpha=config.alpha,
+        p_value=1.0,
+        corrected={},
+        families={},
+        unexplained={},
+        changes=(),
+        class_shares={},
+        reference_accuracy=reference.accuracy,
+        estimated_accuracy=float("nan"),
+    )
+
+
+def give_reason(
+    kind: Kind, changes: Sequence[ColumnTest], shares: dict[str, tuple[float, float]], accuracy: str, p_value: float
+) -> str:
+    """Return the sentence for a window that was tested."""
+    if kind == "none":
+        return f"The images look like those the model was accepted on (smallest corrected p {p_value:.2g}); {accuracy}."
+    parts = []
+    if kind in ("image", "both"):
+        parts.append(wording.describe_images(changes))
+    if kind in ("label", "both"):
+        parts.append(wording.describe_mix(shares))
+    if kind == "label":
+        parts.append("the images themselves look as before")
+    return wording.capitalise("; ".join([*parts, accuracy])) + "."
+
+
+def judge_window(
+    reference: Reference,
+    window: Window,
+    config: WatchConfig | None = None,
+    labels: Sequence[str] | None = None,
+) -> DriftVerdict:
+    """Return whether and how a window of one version differs from that version's reference.
+
+    Args:
+        reference: Held-out answers the version was accepted on.
+        window: Answers of the same version in production.
+        config: Thresholds; the defaults if left out.
+        labels: Names of the K classes; "class 0" and so on if left out.
+
+    Raises:
+        ValueError: If the arrays of the window do not fit those of the reference.
+    """
+    config = config or WatchConfig()
+    check_window(reference, window)
+    rows = keep_distinct(window.image_sha256)
+    repeats = len(window.image_sha256) - len(rows)
+    if len(rows) < config.min_window:
+        return refuse_window(reference, len(rows), repeats, config)
+    comparison = compare_window(reference, window, rows)
+    corrected = correct_holm({name: family.p_value for name, family in comparison.families.items()})
+    p_value = min(corrected.values())
+    drop = reference.accuracy - comparison.estimated_accuracy
+    kind = judge_kind(corrected, comparison, drop, config) if p_value <= config.alpha else "none"
+    names = labels or [f"class {index}" for index in range(len(comparison.class_shares))]
+    shares = dict(zip(names, comparison.class_shares, strict=True))
+    changes = find_changes(comparison.families["quality"], config.alpha)
+    accuracy = wording.describe_accuracy(reference.accuracy, comparison.estimated_accuracy)
+    logger.info("window judged n=%d kind=%s p_value=%.3g alpha=%g", len(rows), kind, p_value, config.alpha)
+    return DriftVerdict(
+        decision="quiet" if kind == "none" else "drift",
+        kind=kind,
+        reason=give_reason(kind, changes, shares, accuracy, p_value),
+        n=len(rows),
+        repeats=repeats,
+        reference_n=len(reference.softmax),
+        alpha=config.alpha,
+        p_value=p_value,
+        corrected=corrected,
+        families=comparison.families,
+        unexplained=comparison.unexplained,
+        changes=changes,
+        class_shares=shares,
+        reference_accuracy=reference.accuracy,
+        estimated_accuracy=comparison.estimated_accuracy,
+    )

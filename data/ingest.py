@@ -1,0 +1,177 @@
+"""From sources to a dataset: every image is opened, measured, hashed and copied into shards; sources are only read.
+
+What cannot be read goes to ``quarantine.json`` with its reason. Checks on the rest are in ``data/expectations.py``.
+"""
+
+import itertools
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, Field
+
+from data.entries import Entry, IntakeError, Listing, Refusal
+from data.intake import Source, check_sources, fingerprint_listing, list_source
+from data.manifest import write_manifest
+from data.reading import Row, read_entry
+from data.shards import ShardWriter
+from data.summary import IngestSummary, summarise_dataset
+from serving.durable import replace_folder, write_json
+
+logger = logging.getLogger(__name__)
+
+THREADS = 2  # Pillow and numpy release the interpreter lock while they work
+AHEAD = 64  # images in flight; bounds the memory
+Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class IngestConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """What is read, and how much may be unreadable."""
+
+    max_unreadable_share: float = Field(0.01, ge=0, le=1)
+    """Share of the listed images that may be unreadable before ingest stops."""
+    max_pixels: int = Field(25_000_000, ge=1)
+    """Width times height above which an image is not decoded."""
+    max_bytes: int = Field(64 * 2**20, ge=1)
+    """File size above which an image is not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """One listed file that is not in the dataset; ``reason`` is a code, ``detail`` says what to do."""
+
+    source: str
+    path: str
+    label: str | None
+    reason: str
+    detail: str
+
+
+def ingest_sources(
+    sources: list[Source], into: Path, config: IngestConfig, *, progress: Progress | None = None
+) -> IngestSummary:
+    """Read every image of ``sources`` and put the dataset at ``into``, replacing what was there in one step.
+
+    Args:
+        sources: In the order in which the manifest lists them.
+        into: Folder for ``manifest.parquet``, ``shards/``, ``quarantine.json`` and ``summary.json``.
+        config: Limits.
+        progress: Called with (files read, files listed).
+
+    Raises:
+        IntakeError: If a source is gone, has nothing to learn from, or more than the allowed share of its files is
+            unreadable; ``into`` is then as it was.
+    """
+    check_sources(sources)
+    listings = [_list_again(source) for source in sources]
+    temporary = _make_room(into)
+    try:
+        rows, quarantined = _read_all(sources, listings, temporary, config, progress)
+        _check_readable(sources, len(rows), quarantined, config.max_unreadable_share)
+        refused = [asdict(item) for item in quarantined]
+        ignored = {source.name: dict(listing.ignored) for source, listing in zip(sources, listings, strict=True)}
+        summary = summarise_dataset(rows, refused, ignored)
+        write_manifest(temporary, rows)
+        write_json(temporary / "quarantine.json", refused)
+        write_json(temporary / "summary.json", asdict(summary))
+        replace_folder(temporary, into)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("ingest done images=%d distinct=%d quarantined=%d", summary.images, summary.distinct, len(refused))
+    return summary
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator[Result]:
+    """Yield ``work(item)`` in the order of ``items``, done by threads that run a bounded number of items ahead."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        running = deque(pool.submit(work, item) for item in itertools.islice(items, AHEAD))
+        try:
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
+        finally:
+            for waiting in running:
+                waiting.cancel()
+
+
+def _list_again(source: Source) -> Listing:
+    listing = list_source(source.path)
+    if fingerprint_listing(source.path, listing) != source.fingerprint:
+        logger.warning("source %s changed since it was taken in; the next scan will notice it again", source.name)
+    return listing
+
+
+def _make_room(into: Path) -> Path:
+    """Return a new folder beside ``into``, after removing what killed runs left there."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
+    for left in [*into.parent.glob(f".{into.name}.*.tmp"), *into.parent.glob(f".{into.name}.*.old")]:
+        if left == temporary or not _is_running(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    (temporary / "shards").mkdir(parents=True)
+    return temporary
+
+
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _read_all(
+    sources: list[Source], listings: list[Listing], dataset: Path, config: IngestConfig, progress: Progress | None
+) -> tuple[list[Row], list[Quarantined]]:
+    """Return manifest rows and quarantined files, both by source, then path; the shards are on the disk by then."""
+
+    def read(entry: Entry) -> tuple[Row | Refusal, bytes]:
+        return read_entry(entry, max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+
+    writer, rows, quarantined = ShardWriter(dataset), [], []
+    total, done = sum(len(listing.entries) for listing in listings), itertools.count(1)
+    for source, listing in zip(sources, listings, strict=True):
+        refused = list(listing.refused)
+        for row, image in map_ahead(read, iter(listing.entries)):
+            if isinstance(row, Refusal):
+                refused.append(row)
+            else:
+                writer.add(row["sha256"], image)
+                rows.append({**row, "source": source.name})
+            if progress:
+                progress(next(done), total)
+        writer.close_shard()
+        refused.sort(key=lambda item: (item.path, item.label or "", item.reason))
+        quarantined += [Quarantined(source.name, **asdict(item)) for item in refused]
+    for row in rows:
+        row["shard"], row["shard_row"] = writer.places[row["sha256"]]
+    return rows, quarantined
+
+
+def _check_readable(sources: list[Source], images: int, quarantined: list[Quarantined], allowed: float) -> None:
+    """Refuse a dataset of which too much is unreadable.
+
+    Raises:
+        IntakeError: With the count, the share, the first offenders and what to do.
+    """
+    listed = images + len(quarantined)
+    share = len(quarantined) / listed
+    if images and share <= allowed:
+        return
+    where = ", ".join(str(source.path) for source in sources)
+    raise IntakeError(
+        f"{len(quarantined)} of {listed} images ({share:.1%}) in {where} are unreadable, allowed are {allowed:.1%}",
+        [f"{item.path}: {item.reason}: {item.detail}" for item in quarantined],
+        "Repair or remove these files, or allow more with --set ingest.max_unreadable_share="
+        f"{min(1.0, -(-share * 100 // 1) / 100):g} if you can do without them.",
+    )

@@ -1,0 +1,124 @@
+"""Which sources a workspace learns from, with a fingerprint of each that says when it changed.
+
+Nothing here opens an image; ``data/ingest.py`` does.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data.entries import Entry, IntakeError, Listing, Refusal
+from data.folders import list_folder
+from data.tables import list_table
+from serving.durable import write_json
+
+logger = logging.getLogger(__name__)
+
+TABLES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A folder or manifest of labelled images, outside of the workspace and never written to.
+
+    ``fingerprint`` is the SHA-256 of the sorted (path, size, modification time) of its files and of a manifest's bytes.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    fingerprint: str
+    files: int
+    labels: tuple[str, ...]
+
+
+def scan_source(path: Path, name: str) -> Source:
+    """Return the source at ``path``, listed but not read.
+
+    Args:
+        path: A folder (a folder per class, also under train/, val/, test/) or a CSV or Parquet manifest.
+        name: What reports call it; unique in a workspace.
+
+    Raises:
+        IntakeError: With all problems: nothing there, no classes, a manifest with bad rows.
+    """
+    path = Path(path).expanduser().resolve()
+    listing = list_source(path)
+    labels = sorted({entry.label for entry in listing.entries})
+    files = len(listing.entries) + len(listing.refused)
+    kind = "folder" if path.is_dir() else "manifest"
+    logger.info("scan done source=%s kind=%s files=%d classes=%d", name, kind, files, len(labels))
+    return Source(name, path, kind, fingerprint_listing(path, listing), files, tuple(labels))
+
+
+def list_source(path: Path) -> Listing:
+    """Return every file that the folder or manifest at ``path`` gives.
+
+    Raises:
+        IntakeError: As ``scan_source``.
+    """
+    if path.is_dir():
+        return list_folder(path)
+    if not path.exists():
+        raise IntakeError(str(path), ["does not exist"], "Name a folder with a folder per class, or a manifest.")
+    if not path.is_file() or path.suffix.lower() not in TABLES:
+        raise IntakeError(str(path), [f"is neither a folder nor a manifest ({', '.join(TABLES)})"])
+    return list_table(path)
+
+
+def fingerprint_listing(path: Path, listing: Listing) -> str:
+    """Return the hash that changes when a file of the source is added, removed, touched or resized."""
+    digest = hashlib.sha256(path.read_bytes() if path.is_file() else b"")
+    for item in [*listing.entries, *listing.refused]:
+        digest.update(_describe(item).encode())
+    return digest.hexdigest()
+
+
+def _describe(item: Entry | Refusal) -> str:
+    state = (item.size, item.mtime_ns) if isinstance(item, Entry) else (item.reason,)
+    return json.dumps([item.path, *state])
+
+
+def check_sources(sources: list[Source]) -> None:
+    """Refuse a set of sources that nothing can be learnt from.
+
+    Raises:
+        IntakeError: If there is none, two share a name, or together they hold fewer than two classes.
+    """
+    names = [source.name for source in sources]
+    labels = sorted({label for source in sources for label in source.labels})
+    problems = [f"two sources are called {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    if not sources:
+        problems.append("no source is given")
+    elif len(labels) < 2:
+        problems.append(f"only one class, {labels[0]!r}: a classifier needs at least two" if labels else "no classes")
+    if problems:
+        raise IntakeError(", ".join(str(source.path) for source in sources) or "intake", problems)
+
+
+def write_intake(path: Path, sources: list[Source]) -> None:
+    """Write the sources, in order, to ``path``.
+
+    Raises:
+        IntakeError: As ``check_sources``; then nothing is written.
+    """
+    check_sources(sources)
+    write_json(path, {"sources": [{**asdict(source), "path": str(source.path)} for source in sources]})
+
+
+def read_intake(path: Path) -> list[Source]:
+    """Return the sources written by ``write_intake``.
+
+    Raises:
+        IntakeError: If the file is missing or is not an intake file.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["sources"]
+        return [Source(**{**row, "path": Path(row["path"]), "labels": tuple(row["labels"])}) for row in rows]
+    except FileNotFoundError as error:
+        raise IntakeError(str(path), ["no data was taken in yet"], "Run regraft train --data DIR first.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"is not an intake file ({error})"
+        raise IntakeError(str(path), [problem], "Run regraft train --data DIR again.") from error

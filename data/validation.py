@@ -1,0 +1,71 @@
+"""The verdict on a dataset: one answer per expectation with its figures, and the text that tells a person about it."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Observed = float | int | list[str]
+
+
+class DataValidationError(ValueError):
+    """A dataset that failed an expectation; raised by the stage, with the text of ``format_failures``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationVerdict:
+    """One expectation: what was asked, what was seen, and who did not fulfil it.
+
+    ``count`` files or classes did not, ``share`` (0-1) of those looked at; an expectation that allows a few may
+    succeed with a count above 0.
+    """
+
+    name: str
+    success: bool
+    expected: str
+    observed: Observed
+    threshold: Observed
+    count: int
+    share: float
+    first_offenders: tuple[str, ...]
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationVerdict:
+    """The verdict on a dataset; ``counts`` says how much was looked at."""
+
+    expectations: tuple[ExpectationVerdict, ...]
+    counts: dict[str, int]
+
+    @property
+    def success(self) -> bool:
+        """Whether every expectation is fulfilled."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[ExpectationVerdict, ...]:
+        """The expectations that are not fulfilled."""
+        return tuple(item for item in self.expectations if not item.success)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``validation.json`` holds."""
+        return {"success": self.success, **json.loads(json.dumps(asdict(self)))}
+
+
+def format_failures(verdict: ValidationVerdict) -> str:
+    """Return a text that says which expectations failed, on what, and what to do; empty if none did."""
+    if verdict.success:
+        return ""
+    failed, total = len(verdict.failed), len(verdict.expectations)
+    lines = [f"{failed} of {total} expectations failed on {verdict.counts['images']} images"]
+    for item in verdict.failed:
+        lines.append(f"{item.name}: expected {item.expected}; observed {_show(item.observed)}, {item.count} offending")
+        lines += [f"  - {offender}" for offender in item.first_offenders]
+        if item.count > len(item.first_offenders) > 0:
+            lines.append(f"  - and {item.count - len(item.first_offenders)} more")
+        lines.append(f"  {item.advice}")
+    return "\n".join(lines)
+
+
+def _show(value: Observed) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:g}"

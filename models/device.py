@@ -1,0 +1,78 @@
+"""Where and with how many threads torch computes: the device asked for, the number format on it, a thread limit."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+import threadpoolctl
+import torch
+from torch import nn
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+class DeviceError(RuntimeError):
+    """The device asked for is not on this machine."""
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """Return the device called ``name``; "auto" takes CUDA when it is there.
+
+    Raises:
+        DeviceError: If "cuda" is asked for and absent; never falls back to the CPU by itself.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if name == "cuda":
+        raise DeviceError(
+            'device "cuda" was asked for, but torch sees no CUDA device here. '
+            'Use device "cpu" or "auto", or install a CUDA build of torch on a machine with a GPU.'
+        )
+    return torch.device("cpu")
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context that computes in bfloat16 on CUDA and leaves a CPU at float32 (bf16 is slower there)."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+@contextmanager
+def limit_threads(threads: int) -> Iterator[None]:
+    """Use exactly ``threads`` threads inside the block, in torch and in BLAS.
+
+    Sums are split by thread, so the number belongs to the recipe: another number gives other last digits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpoolctl.threadpool_limits(threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic_kernels() -> Iterator[None]:
+    """Prefer deterministic kernels inside the block; warns in the log where CUDA has none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    # On CUDA some gradients have no deterministic kernel: better a run than a refusal; on CPU all we use have one.
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+def is_convolutional(module: nn.Module) -> bool:
+    """Say whether ``module`` is built of convolutions, so that channels_last pays (one patch embedding is not)."""
+    return sum(isinstance(child, nn.Conv2d) for child in module.modules()) > 2
+
+
+def place_module(module: nn.Module, device: torch.device) -> nn.Module:
+    """Move ``module`` to ``device`` in the memory layout that is fast for it; returns the same object."""
+    if is_convolutional(module):
+        return module.to(device=device, memory_format=torch.channels_last)
+    return module.to(device)

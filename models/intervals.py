@@ -1,0 +1,131 @@
+"""Intervals of measured scores: Wilson for proportions and what resembles them, bootstrap percentiles for the rest.
+
+Every draw comes from a seed, and a score is computed for thousands of resamples at once from a matrix of weights.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy.special import ndtri
+
+CHUNK_CELLS = 200_000
+"""Weights in one block of resamples: small enough to stay in the processor's cache, which is worth a factor of two."""
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return z such that a standard normal lies within +-z with probability ``confidence``."""
+    return float(ndtri((1 + confidence) / 2))
+
+
+def wilson_interval(
+    successes: np.ndarray | float, n: np.ndarray | float, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the score interval of a proportion; never degenerate, also at 0 of n and n of n.
+
+    Args:
+        successes: Count or array of counts, 0 to ``n``.
+        n: Trials, same shape; where it is 0 the interval is (0, 1).
+        confidence: Two-sided coverage, 0-1.
+
+    Source: Wilson 1927; recommended by Brown, Cai and DasGupta, Statistical Science 16 (2001).
+    """
+    successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    z2 = normal_quantile(confidence) ** 2
+    trials = np.maximum(n, 1)
+    share = successes / trials
+    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = np.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
+    # At the ends the formula gives exactly the share, but for rounding.
+    low = np.where(n == 0, 0.0, np.where(successes == 0, 0.0, centre - half))
+    high = np.where(n == 0, 1.0, np.where(successes == n, 1.0, centre + half))
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
+def effective_interval(
+    estimate: float, samples: np.ndarray, n: float, confidence: float = 0.95, *, capped: bool = True
+) -> tuple[float, float]:
+    """Return the Wilson interval of a score in 0-1 at the sample size that its bootstrap variance amounts to.
+
+    A percentile interval shrinks to a point as a score nears 1 (with 5 errors among 360 images it covers 0.88 instead
+    of 0.95); this one does not, and covers at least as well elsewhere.
+
+    Args:
+        estimate: The score on the images themselves.
+        samples: The score over the resamples, shape ``(R,)``.
+        n: Images that the score rests on; used where the samples do not vary at all.
+        confidence: Two-sided coverage, 0-1.
+        capped: Never trust the score more than a proportion of ``n`` images.
+
+    Source: effective sample size after Korn and Graubard, Survey Methodology 24 (1998), with Wilson's interval.
+    """
+    variance = float(np.var(samples))
+    size = estimate * (1 - estimate) / variance if variance > 0 else n
+    size = min(size, n) if capped else size
+    low, high = wilson_interval(estimate * size, size, confidence)
+    return float(min(low, estimate)), float(max(high, estimate))
+
+
+def draw_weights(strata: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield blocks ``(r, N)`` of how often each of N images occurs in a resample that keeps each stratum's size.
+
+    Args:
+        strata: Stratum of each image, shape ``(N,)``, integers (the true label, say).
+        resamples: Total number of rows over all blocks.
+        seed: Seed of the generator; equal arguments give equal weights.
+    """
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    rows = max(1, CHUNK_CELLS // max(1, len(strata)))
+    for start in range(0, resamples, rows):
+        r = min(rows, resamples - start)
+        weights = np.empty((r, len(strata)))
+        for indices in members:
+            n = len(indices)
+            picks = generator.integers(0, n, (r, n)) + n * np.arange(r)[:, None]
+            weights[:, indices] = np.bincount(picks.ravel(), minlength=r * n).reshape(r, n)
+        yield weights
+
+
+def bootstrap_scores(
+    score: Callable[[np.ndarray], dict[str, np.ndarray]],
+    strata: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Return each score's values over all resamples, shape ``(resamples,)``.
+
+    Args:
+        score: From weights ``(r, N)`` to arrays ``(r,)``.
+        strata: Stratum of each image, shape ``(N,)``.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+        progress: Called with (resamples done, resamples in all).
+    """
+    blocks: list[dict[str, np.ndarray]] = []
+    done = 0
+    for weights in draw_weights(strata, resamples, seed):
+        blocks.append(score(weights))
+        done += len(weights)
+        if progress is not None:
+            progress(done, resamples)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def percentile_interval(
+    samples: np.ndarray, estimate: float, confidence: float = 0.95, *, centred: bool = False
+) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap ``samples``, widened if need be to hold ``estimate``.
+
+    Args:
+        samples: Values over the resamples, shape ``(R,)``.
+        estimate: The value on the images themselves.
+        confidence: Two-sided coverage, 0-1.
+        centred: Shift the samples so that their median is the estimate: for scores that resampling alone raises,
+            such as the calibration error.
+    """
+    if centred:
+        samples = samples - np.median(samples) + estimate
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(min(low, estimate)), float(max(high, estimate))

@@ -1,0 +1,40 @@
+"""What the trainer is given: images of both parts in one array, and which rows are which."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Images of both parts in one array; ``train`` and ``validation`` are rows of it."""
+
+    pixels: np.ndarray  # (N, S, S, 3) uint8
+    labels: np.ndarray  # (N,) int64
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def gather_data(pixels: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> TrainingData:
+    """Return images, labels and the rows of both parts.
+
+    Raises:
+        ValueError: If lengths disagree or a part is empty.
+    """
+    labels, parts = np.asarray(labels, dtype=np.int64), np.asarray(parts)
+    train, validation = np.flatnonzero(parts == "train"), np.flatnonzero(parts == "validation")
+    if not (len(pixels) == len(labels) == len(parts) and len(train) and len(validation)):
+        raise ValueError(
+            f"fine-tuning needs images of train and validation; got {len(pixels)} images, {len(labels)} labels, "
+            f"{len(train)} train and {len(validation)} validation rows. Look at the split."
+        )
+    return TrainingData(pixels, labels, train, validation)
+
+
+def hash_pixels(pixels: np.ndarray) -> str:
+    """Return the SHA-256 of the images' bytes, read in slices so that a memory map stays on the disk."""
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    for start in range(0, len(pixels), 256):
+        digest.update(np.ascontiguousarray(pixels[start : start + 256]))
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""The places a backbone's files can come from: a folder, a web address with the same layout, the Hugging Face hub.
+
+Each ``fetch_*`` fills a folder with ``config.json`` and ``model.safetensors`` and returns the licence, or raises
+``SourceMiss`` with the reason. Pickled weights are never touched.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import serving.silence  # noqa: F401  the hub's client reads its switches when it is imported
+
+# isort: split
+import httpx
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from models.backbones import CONFIG_FILE, WEIGHTS_FILE, BackboneError, read_config
+from models.downloads import TIMEOUT, DownloadError, download_file
+from models.weight_lock import hash_file
+
+try:
+    import httpx2 as hub_http  # the hub's client speaks through it since its second version
+except ImportError:
+    hub_http = httpx
+
+PICKLED = (".bin", ".pth", ".pt", ".ckpt")
+HUB_TIMEOUT_S = 10
+Progress = Callable[[int, int], None] | None
+
+
+class SourceMiss(Exception):  # noqa: N818  not an error: the next source is asked
+    """A source does not have the backbone; the message says why."""
+
+
+def refuse_pickles(names: Iterable[str]) -> None:
+    """Raise ``SourceMiss`` for a listing without safetensors, naming pickled weights if it holds any."""
+    names = list(names)
+    if WEIGHTS_FILE in names and CONFIG_FILE in names:
+        return
+    pickled = sorted(name for name in names if name.endswith(PICKLED))
+    if pickled and WEIGHTS_FILE not in names:
+        raise SourceMiss(f"has only pickled weights ({', '.join(pickled)}), which can run code and are refused")
+    raise SourceMiss(f"lacks {' and '.join(n for n in (CONFIG_FILE, WEIGHTS_FILE) if n not in names)}")
+
+
+def read_licence(folder: Path, card: str | None = None) -> str:
+    """Return the licence a backbone's card or config states, else "unknown"."""
+    readme = folder / "README.md"
+    if card is None and readme.is_file():
+        found = re.search(r"^license:\s*(\S+)\s*$", readme.read_text(errors="replace"), re.MULTILINE)
+        card = found.group(1) if found else None
+    config = read_config(folder)
+    stated = card or config.get("pretrained_cfg", {}).get("license") or config.get("license")
+    return str(stated) if stated else "unknown"
+
+
+def fetch_from_folder(name: str, root: Path, into: Path) -> str:
+    """Copy ``root/name``; return its licence."""
+    folder = root / name
+    if not folder.is_dir():
+        raise SourceMiss("no folder of that name" if root.is_dir() else "is not a folder")
+    refuse_pickles(path.name for path in folder.iterdir())
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(folder / file, into / file)
+    return read_licence(folder)
+
+
+def fetch_from_url(name: str, root: str, into: Path, progress: Progress = None) -> str:
+    """Download ``root/name/``; return the licence its config states."""
+    try:
+        download_file(f"{root.rstrip('/')}/{name}/{CONFIG_FILE}", into / CONFIG_FILE)
+        download_file(f"{root.rstrip('/')}/{name}/{WEIGHTS_FILE}", into / WEIGHTS_FILE, progress=progress)
+    except DownloadError as exc:
+        raise SourceMiss(str(exc)) from exc
+    return read_licence(into)
+
+
+def hub_endpoint() -> str:
+    """Return the hub's address: HF_ENDPOINT or the public one."""
+    return os.environ.get("HF_ENDPOINT", huggingface_hub.constants.ENDPOINT).rstrip("/")
+
+
+def fetch_from_hub(name: str, into: Path, progress: Progress = None) -> str:
+    """Download ``timm/name`` from the Hugging Face hub; return the licence of its card.
+
+    The hub's own client asks what is there, follows HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE; the bytes come through
+    ``download_file``, because the client drops what it has when its process dies.
+    """
+    if huggingface_hub.constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE") in ("1", "true", "True"):
+        raise SourceMiss("HF_HUB_OFFLINE forbids to ask it")
+    endpoint, repo = hub_endpoint(), f"timm/{name}"
+    try:
+        info = huggingface_hub.HfApi(endpoint=endpoint).model_info(repo, timeout=HUB_TIMEOUT_S)
+        refuse_pickles(sibling.rfilename for sibling in info.siblings or [])
+        for file in (CONFIG_FILE, WEIGHTS_FILE):
+            fetch_hub_file(endpoint, repo, file, info.sha, into / file, progress if file == WEIGHTS_FILE else None)
+    except RepositoryNotFoundError as exc:
+        raise SourceMiss(f"has no repository {repo}, or it is private and HF_TOKEN does not open it") from exc
+    except OfflineModeIsEnabled as exc:
+        raise SourceMiss("HF_HUB_OFFLINE forbids to ask it") from exc
+    except (HfHubHTTPError, DownloadError, OSError, hub_http.TransportError) as exc:
+        raise SourceMiss(f"{type(exc).__name__}: {exc}".splitlines()[0]) from exc
+    return read_licence(into, getattr(info.card_data, "license", None))
+
+
+def fetch_hub_file(endpoint: str, repo: str, file: str, revision: str | None, path: Path, progress: Progress) -> None:
+    """Download one file of a hub repository at a commit; check the hub's own SHA-256 where it states one."""
+    url = huggingface_hub.hf_hub_url(repo, file, revision=revision, endpoint=endpoint)
+    metadata = huggingface_hub.get_hf_file_metadata(url, timeout=HUB_TIMEOUT_S, endpoint=endpoint)
+    # The redirect to the storage host is followed by httpx, which does not carry the token to another host.
+    download_file(url, path, headers=huggingface_hub.utils.build_hf_headers(), progress=progress)
+    if metadata.etag and re.fullmatch(r"[0-9a-f]{64}", metadata.etag) and hash_file(path) != metadata.etag:
+        found = hash_file(path)
+        path.unlink()
+        raise BackboneError(
+            f"{url} arrived with SHA-256 {found}, but the hub states {metadata.etag}. "
+            "The download was damaged or altered on the way; it was deleted, so try again."
+        )
+
+
+def list_folder(root: Path) -> list[str]:
+    """Return the names of the backbones in a folder, sorted."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if (path / CONFIG_FILE).is_file())
+
+
+def list_url(root: str) -> list[str]:
+    """Return the names a web folder's index page links to, sorted; none if it has no such page."""
+    try:
+        page = httpx.get(root.rstrip("/") + "/", follow_redirects=True, timeout=TIMEOUT)
+    except httpx.TransportError as exc:
+        raise BackboneError(
+            f"mirror {root} cannot be listed: {exc}. Check the address and that it is reachable."
+        ) from exc
+    return sorted(set(re.findall(r'href="(?:\./)?([A-Za-z0-9_]+(?:\.[A-Za-z0-9_\-]+)*)/"', page.text)))

@@ -1,0 +1,121 @@
+"""Starts and stops the service as a real process, for the flows, the command line and the tests."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from serving.silence import SILENT
+
+TARGET = "serving.service:Regraft"
+STOP_TIMEOUT_S = 20.0
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between us and loopback
+
+
+class ServiceStartError(RuntimeError):
+    """The service did not come up; the message ends with the last lines of its log."""
+
+
+def start_service(
+    workspace: Path, port: int, *, host: str = "127.0.0.1", log: Path, settings: dict[str, str] | None = None
+) -> subprocess.Popen:
+    """Start the service of ``workspace`` in its own process group and return at once.
+
+    Args:
+        workspace: Its registry is followed; state goes below its ``.regraft``.
+        port: The port to listen on.
+        host: The address to listen on.
+        log: Gets what the process writes, appended.
+        settings: More ``REGRAFT_*`` variables, by their whole name; see ``serving.settings``.
+    """
+    workspace = Path(workspace).resolve()
+    state = workspace / ".regraft" / "bentoml"
+    for folder in (state / "tmp", Path(log).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "bentoml", "serve", TARGET, "--host", host, "--port", str(port)]
+    with Path(log).open("ab") as output:
+        return subprocess.Popen(
+            command,
+            cwd=state,
+            env=_make_environment(workspace, state) | (settings or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_ready(
+    url: str,
+    timeout_s: float,
+    *,
+    process: subprocess.Popen | None = None,
+    log: Path | None = None,
+    path: str = "/readyz",
+) -> None:
+    """Return once ``url`` answers 200 at ``path``; ask for ``/livez`` to wait for a service without a champion.
+
+    Raises:
+        ServiceStartError: If it does not in ``timeout_s`` seconds, or ``process`` ends before.
+    """
+    deadline, last = time.monotonic() + timeout_s, "no answer"
+    while time.monotonic() < deadline:
+        if process is not None and process.poll() is not None:
+            raise ServiceStartError(f"the service ended with code {process.returncode} before it was ready{_tail(log)}")
+        last = _ask(url.rstrip("/") + path)
+        if last == "200":
+            return
+        time.sleep(0.1)
+    raise ServiceStartError(f"{url}{path} was not ready after {timeout_s:g} s (last: {last}){_tail(log)}")
+
+
+def stop_service(process: subprocess.Popen, timeout_s: float = STOP_TIMEOUT_S) -> int:
+    """Ask the whole group to finish, wait, kill what is left, and return the exit code; safe to call twice."""
+    _signal_group(process, signal.SIGTERM)
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        _signal_group(process, signal.SIGKILL)
+    return process.wait()
+
+
+def _make_environment(workspace: Path, state: Path) -> dict[str, str]:
+    return (
+        SILENT
+        | os.environ
+        | {
+            "REGRAFT_WORKSPACE": str(workspace),
+            "BENTOML_HOME": str(state),  # nothing is written below the user's home
+            "TMPDIR": str(state / "tmp"),
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _ask(url: str) -> str:
+    try:
+        with _DIRECT.open(url, timeout=2) as response:
+            return str(response.status)
+    except urllib.error.HTTPError as exc:
+        return f"{exc.code} {exc.read(500).decode('utf-8', 'replace')}"
+    except OSError as exc:
+        return str(exc)
+
+
+def _tail(log: Path | None, lines: int = 20) -> str:
+    if log is None or not Path(log).exists():
+        return ""
+    return ". Its log ends:\n" + "\n".join(Path(log).read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,140 @@
+"""What the report shows, gathered from what the stages left: figures, pictures, hashes."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.manifest import read_manifest
+from data.shards import read_images
+from models.answers import Answers
+from models.checkpoint import CheckpointInfo
+from models.export import Parity
+from models.report.pictures import Picture, choose_examples, choose_mistakes
+from models.report.report import ReportContent
+from serving.durable import encode_json
+from serving.preprocess import decode_image
+from tasks.params import load_params
+from tasks.pixels import Part
+from tasks.workspace import Workspace
+
+SAMPLES_PER_CLASS = 4
+GRAPH_SECTIONS = ("ingest", "validate", "split", "select", "finetune", "evaluate", "export")
+
+
+def gather_content(
+    home: Workspace, info: CheckpointInfo, test: Part, answers: Answers, parity: Parity
+) -> ReportContent:
+    """Return everything the report of this checkpoint shows."""
+    split = pd.read_parquet(home.split)
+    examples = choose_examples(answers.probabilities, test.targets)
+    mistakes = choose_mistakes(answers.probabilities, test.targets)
+    selection = _read_json(home.selection / "selection.json")
+    return ReportContent(
+        name=load_params(home.params).export.name,
+        metrics=_read_json(home.evaluation / "metrics.json"),
+        backbone=info.backbone.model_dump(),
+        verdict="exported",
+        reason=info.reason,
+        checked=_list_checks(home, info, parity, selection),
+        summary=_read_json(home.dataset / "summary.json"),
+        samples=_show_samples(home, split),
+        validation=_read_json(home.validation / "validation.json"),
+        quarantine=_read_json(home.dataset / "quarantine.json"),
+        split={part: rows["label"].value_counts().sort_index().to_dict() for part, rows in split.groupby("part")},
+        selection=_list_candidates(selection),
+        history=_read_history(home.checkpoint / "history.csv"),
+        training=_list_training(info),
+        examples=_show_answers(home, test, answers, info.labels, examples),
+        mistakes=_show_answers(home, test, answers, info.labels, mistakes),
+        parity=parity.to_json(),
+        lineage=read_lineage(home),
+    )
+
+
+def read_lineage(home: Workspace) -> dict[str, str]:
+    """Return the hashes that lead from a bundle back to its data, parameters and code."""
+    params = load_params(home.params).model_dump(mode="json", by_alias=True)
+    graph = encode_json({section: params[section] for section in GRAPH_SECTIONS})
+    return {
+        "dataset": _hash(home.dataset / "manifest.parquet"),
+        "split": _hash(home.split),
+        "selection": _hash(home.selection / "selection.json"),
+        "checkpoint": _hash(home.checkpoint / "model.safetensors"),
+        "params": hashlib.sha256(graph).hexdigest(),
+        "code": _hash(home.code) if home.code.exists() else "",
+    }
+
+
+def _list_checks(home: Workspace, info: CheckpointInfo, parity: Parity, selection: dict[str, Any]) -> list[str]:
+    expectations = _read_json(home.validation / "validation.json")["expectations"]
+    return [
+        f"{len(expectations)} expectations on the data hold.",
+        f"Backbone: {selection['reason']}",
+        f"Training: {info.reason}.",
+        f"ONNX against torch: {parity.reason}.",
+    ]
+
+
+def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": row["name"],
+            "accuracy": row["score"],
+            "accuracy_low": row["low"],
+            "accuracy_high": row["high"],
+            "chosen": row["name"] == selection["chosen"],
+            "licence": row["licence"],
+            "note": f"{row['gflops']:g} billion operations an image",
+        }
+        for row in selection["ranking"]
+    ]
+
+
+def _list_training(info: CheckpointInfo) -> dict[str, Any]:
+    names = ("kept", "steps", "epochs", "frozen_groups", "groups", "batchnorm", "budget_cut", "temperature")
+    return {name: getattr(info, name) for name in names}
+
+
+def _show_samples(home: Workspace, split: pd.DataFrame) -> list[Picture]:
+    rows = split[split["part"] == "train"].sort_values(["label", "sha256"]).groupby("label").head(SAMPLES_PER_CLASS)
+    hashes = list(rows["sha256"])
+    images = [decode_image(image).pixels for image in read_images(home.dataset, hashes)]
+    sources = _find_paths(home, hashes)
+    return [
+        Picture(pixels, label, source=source)
+        for pixels, label, source in zip(images, rows["label"], sources, strict=True)
+    ]
+
+
+def _show_answers(home: Workspace, test: Part, answers: Answers, labels: list[str], rows: list[int]) -> list[Picture]:
+    hashes = [test.sha256s[row] for row in rows]
+    pictures = []
+    for row, image, source in zip(rows, read_images(home.dataset, hashes), _find_paths(home, hashes), strict=True):
+        probabilities = answers.probabilities[row]
+        best = int(np.argmax(probabilities))
+        pixels = decode_image(image).pixels
+        pictures.append(Picture(pixels, labels[test.targets[row]], labels[best], float(probabilities[best]), source))
+    return pictures
+
+
+def _find_paths(home: Workspace, hashes: list[str]) -> list[str]:
+    manifest = read_manifest(home.dataset).drop_duplicates("sha256").set_index("sha256")
+    return [str(path) for path in manifest.loc[hashes, "path"]] if hashes else []
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,30 @@
+"""Stage ``finetune``: AdaBN, linear head, fine-tuning from it; the better of the two on validation is kept."""
+
+from models.selection import load_selection
+from models.training import finetune as train_classifier
+from tasks.graph import stage
+from tasks.params import load_params
+from tasks.pixels import read_part, read_pixels
+from tasks.progress import show_progress
+from tasks.workspace import Workspace
+
+
+@stage
+def finetune(home: Workspace) -> None:
+    """Train on the train part, choose on the validation part; a killed run goes on where its last snapshot was."""
+    chosen, backbone = load_selection(home.selection)
+    spec = chosen.winner.preprocess
+    known = read_part(home, "train", "validation")
+    with show_progress("fine-tuning") as progress:
+        train_classifier(
+            backbone,
+            read_pixels(home, known.sha256s, spec),
+            known.targets,
+            known.rows["part"].to_numpy(),
+            known.labels,
+            spec,
+            load_params(home.params).finetune,
+            state=home.training,
+            into=home.checkpoint,
+            progress=progress,
+        )

@@ -1,0 +1,115 @@
+"""Intervals hold the truth as often as they say."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from models.intervals import (
+    bootstrap_scores,
+    draw_weights,
+    effective_interval,
+    percentile_interval,
+    wilson_interval,
+)
+from models.metrics import count_classes, score_balanced_accuracy, score_macro_f1
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (7, 12), (349, 360), (1, 1)])
+def test_wilson_equals_scipys(successes, n):
+    wanted = binomtest(successes, n).proportion_ci(0.95, "wilson")
+    low, high = wilson_interval(successes, n)
+    assert abs(low - wanted.low) < 1e-12
+    assert abs(high - wanted.high) < 1e-12
+
+
+def test_wilson_of_no_trials_says_nothing():
+    assert wilson_interval(0, 0) == (0, 1)
+
+
+def test_weights_keep_every_stratum_and_the_seed():
+    strata = np.array([2, 0, 0, 1, 1, 1, 2, 2])
+    weights = np.concatenate(list(draw_weights(strata, 50, seed=3)))
+    assert weights.shape == (50, 8)
+    for stratum, n in ((0, 2), (1, 3), (2, 3)):
+        assert (weights[:, strata == stratum].sum(axis=1) == n).all()
+    assert (weights == np.concatenate(list(draw_weights(strata, 50, seed=3)))).all()
+    assert (weights != np.concatenate(list(draw_weights(strata, 50, seed=4)))).any()
+
+
+def test_bootstrap_reports_progress_in_resamples():
+    seen = []
+    bootstrap_scores(
+        lambda w: {"mean": w.sum(axis=1)},
+        np.zeros(4000, dtype=int),
+        resamples=120,
+        seed=0,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1] == (120, 120)
+    assert len(seen) > 1
+
+
+def test_percentile_interval_holds_the_estimate():
+    low, high = percentile_interval(np.array([0.2, 0.3, 0.4]), 0.1)
+    assert low == 0.1
+    assert high > 0.39
+    low, high = percentile_interval(np.array([0.2, 0.3, 0.4]), 0.1, centred=True)
+    assert low < 0.1 < high < 0.21
+
+
+def test_perfect_scores_do_not_get_a_perfect_interval():
+    low, high = effective_interval(1.0, np.ones(500), 60)
+    assert 0.9 < low < 0.95
+    assert high == 1
+
+
+def cover(sizes: list[int], accuracy: float, repeats: int) -> dict[str, float]:
+    """Return how often each interval holds the truth over ``repeats`` drawn test sets."""
+    rng, classes = np.random.default_rng(1), len(sizes)
+    chances = np.full((classes, classes), (1 - accuracy) / (classes - 1))
+    np.fill_diagonal(chances, accuracy)
+    chances[0, :2] += (-0.03, 0.03)
+    labels = np.repeat(np.arange(classes), sizes)
+    mean = chances * np.array(sizes)[:, None]
+    truth = {
+        "accuracy": np.trace(mean) / mean.sum(),
+        "balanced": np.diag(chances).mean(),
+        "f1": np.mean(2 * np.diag(mean) / (mean.sum(0) + mean.sum(1))),
+    }
+    held = dict.fromkeys(truth, 0)
+
+    def score(weights):
+        counts = count_classes(weights, labels, predicted, classes)
+        return {"balanced": score_balanced_accuracy(counts), "f1": score_macro_f1(counts)}
+
+    for seed in range(repeats):
+        predicted = (chances[labels].cumsum(axis=1) < rng.random((len(labels), 1))).sum(axis=1)
+        samples = bootstrap_scores(score, labels, resamples=300, seed=seed)
+        points = score(np.ones((1, len(labels))))
+        n = classes**2 / np.sum(1 / np.array(sizes))
+        bounds = {name: effective_interval(float(points[name][0]), samples[name], n) for name in points}
+        bounds["accuracy"] = wilson_interval(int(np.sum(predicted == labels)), len(labels))
+        for name, (low, high) in bounds.items():
+            held[name] += low <= truth[name] <= high
+    return {name: count / repeats for name, count in held.items()}
+
+
+def test_intervals_cover_the_truth_in_93_to_97_of_100_test_sets():
+    for name, share in cover([40, 40, 40, 40], 0.9, repeats=700).items():
+        assert 0.93 <= share <= 0.975, name
+
+
+def test_intervals_still_cover_when_almost_nothing_is_wrong():
+    for name, share in cover([60] * 6, 0.99, repeats=400).items():
+        assert share >= 0.925, name
+
+
+def test_the_percentile_interval_would_not_cover_when_almost_nothing_is_wrong():
+    """Why shares near 1 get the other interval: this is the fault the coverage test is there to find."""
+    rng, labels, held = np.random.default_rng(2), np.zeros(100, dtype=int), 0
+    for seed in range(200):
+        correct = rng.random(100) < 0.985
+        samples = bootstrap_scores(lambda w, c=correct: {"a": w @ c / 100}, labels, resamples=200, seed=seed)
+        low, high = percentile_interval(samples["a"], correct.mean())
+        held += low <= 0.985 <= high
+    assert held / 200 < 0.9

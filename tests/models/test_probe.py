@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+from models.calibration import fit_temperature
+from models.probe import fit_logistic, fit_probe, measure_spread, sum_log_loss
+
+
+def draw(n, dims, classes, seed=0, gap=1.0):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = generator.normal(0, gap, (classes, dims))
+    return (centres[labels] + generator.normal(0, 1, (n, dims))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(("n", "dims", "classes"), [(60, 8, 3), (60, 8, 2), (24, 60, 3)])
+def test_fit_equals_scikit_learn(n, dims, classes):
+    x, y = draw(n, dims, classes)
+    weight, bias = fit_logistic(x, y, classes, 0.1)
+    truth = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(x.astype(np.float64), y)
+    scores = x @ weight.T + bias
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, truth.predict_proba(x.astype(np.float64)), atol=2e-3)
+
+
+def test_probe_separates_what_can_be_separated():
+    x, y = draw(90, 12, 3, gap=4)
+    probe = fit_probe(x[:60], y[:60], classes=3, validation=(x[60:], y[60:]))
+    assert (probe.score(x[60:]).argmax(axis=1) == y[60:]).mean() == 1
+
+
+def test_noise_asks_for_the_strongest_penalty():
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(80, 30)).astype(np.float32), np.arange(80) % 2
+    assert fit_probe(x, y, classes=2).strength == 0.001
+
+
+def test_fits_are_equal_bit_for_bit():
+    x, y = draw(60, 80, 3)
+    one, two = fit_probe(x, y, classes=3), fit_probe(x, y, classes=3)
+    assert one.weight.tobytes() == two.weight.tobytes()
+    assert one.bias.tobytes() == two.bias.tobytes()
+
+
+def test_a_dead_channel_is_not_blown_up():
+    x, _ = draw(50, 10, 2)
+    x[:, 3] = 1e-9 * np.arange(50)
+    std = measure_spread(x)[1]
+    assert std[3] == pytest.approx(0.1 * np.median(x.std(axis=0)), rel=1e-3)
+
+
+def test_a_class_without_images_is_named():
+    x, y = draw(20, 4, 2)
+    with pytest.raises(ValueError, match=r"classes \[2\] of 3"):
+        fit_probe(x, y, classes=3)
+
+
+def test_log_loss_equals_scikit_learn():
+    generator = np.random.default_rng(1)
+    logits, labels = generator.normal(size=(40, 4)), generator.integers(0, 4, 40)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert sum_log_loss(logits, labels) == pytest.approx(40 * log_loss(labels, probabilities, labels=range(4)))
+
+
+def test_temperature_recovers_the_overconfidence_put_in():
+    generator = np.random.default_rng(2)
+    logits = generator.normal(0, 2, (4000, 3))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (chances.cumsum(axis=1) > generator.random((4000, 1))).argmax(axis=1)
+    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.06)
+    assert fit_temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.06)
+
+
+def test_a_validation_part_without_mistakes_does_not_ask_for_certainty():
+    logits = 4 * np.eye(3)[np.arange(12) % 3]
+    assert 0.2 < fit_temperature(logits, np.arange(12) % 3) < 1
+
+
+def test_temperature_refuses_logits_that_are_not_finite():
+    with pytest.raises(ValueError, match="finite"):
+        fit_temperature(np.array([[np.nan, 1.0]]), np.array([0]))

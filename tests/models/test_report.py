@@ -1,0 +1,222 @@
+"""The report is one file that asks for nothing, runs nothing, and shows what it was given."""
+
+import base64
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.evaluation import EvaluateConfig, evaluate_predictions
+from models.metrics import soften_logits
+from models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
+from models.report.plots import choose_ticks, draw_curves
+from models.report.report import ReportContent, choose_facts, format_share, render_report
+
+NASTY = '<script>alert("x")</script>'
+ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping", "xlink:href")
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.addresses, self.handlers, self.words, self.headings = [], [], [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        """Keep the tag, where it points, and any script in its attributes."""
+        self.tags.append(tag)
+        self.addresses += [value for key, value in attrs if key in ADDRESSES]
+        self.handlers += [key for key, _ in attrs if key.startswith("on")]
+
+    def handle_data(self, data):
+        """Keep the text; that of a section heading apart."""
+        self.words.append(data)
+        if self.tags[-1:] == ["h2"] and data.strip():
+            self.headings.append(data)
+
+
+def make_content(classes=3, n=60, names=None) -> ReportContent:
+    """Return a report with every section."""
+    rng = np.random.default_rng(0)
+    names = names or [f"class {k}" for k in range(classes)]
+    labels = np.arange(n) % classes
+    logits = rng.normal(0, 1, (n, classes))
+    logits[np.arange(n), labels] += 2
+    p = soften_logits(logits, 1.2)
+    pixels = rng.integers(0, 256, (n, 40, 40, 3), dtype=np.uint8)
+    part = dict.fromkeys(names, 7)
+    return ReportContent(
+        name="strip",
+        metrics=evaluate_predictions(p, labels, names, EvaluateConfig(bootstrap=100), logits=logits),
+        backbone={"name": "test_resnet.r160_in1k", "sha256": "a" * 64, "licence": "apache-2.0", "source": "mirror"},
+        verdict="exported",
+        reason="the probe was kept",
+        checked=("parity holds",),
+        summary={"images": 60, "formats": {"PNG": 60}},
+        samples=gather_pictures(range(classes), pixels, labels, names),
+        validation={
+            "success": False,
+            "expectations": [
+                {"name": "decodable", "success": True, "observed": 1.0, "count": 0},
+                {"name": "two labels", "success": False, "count": 1, "first_offenders": ["a.png"], "advice": "choose"},
+            ],
+        },
+        quarantine=({"path": "broken.png", "reason": "undecodable", "detail": "ends early"},),
+        split={"train": part, "validation": part, "test": part},
+        selection=({"name": "net.a", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "chosen": True},),
+        history=[{"epoch": str(e), "train_loss": str(1 / (e + 1)), "validation_accuracy": "0.5"} for e in range(4)],
+        training={"kept": "probe"},
+        examples=gather_pictures(choose_examples(p, labels), pixels, labels, names, probabilities=p),
+        mistakes=gather_pictures(choose_mistakes(p, labels), pixels, labels, names, probabilities=p),
+        parity={"n": n, "max_abs_diff": 1e-7, "argmax_equal": True, "threshold": 1e-3},
+        certificate={"decision": "helps", "reason": "better than scratch"},
+        lineage={"dataset": "b" * 64},
+    )
+
+
+@pytest.fixture(scope="module")
+def content() -> ReportContent:
+    return make_content()
+
+
+@pytest.fixture(scope="module")
+def page(content, tmp_path_factory) -> str:
+    return render_report(tmp_path_factory.mktemp("report"), content).read_text()
+
+
+def find_requests(page: str) -> list[str]:
+    """Return everything in a page that would load something from outside it or run."""
+    parsed = Page(page)
+    outside = [address for address in parsed.addresses if not address.startswith("data:image/")]
+    outside += [tag for tag in parsed.tags if tag in ("script", "link", "iframe", "object", "embed", "base", "form")]
+    return outside + parsed.handlers + re.findall(r"url\(|@import|https?://|javascript:", page)
+
+
+def test_the_page_loads_and_runs_nothing(page):
+    assert find_requests(page) == []
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "<script>1</script>",
+        '<img src="x.png">',
+        '<a href="//a.b">',
+        "<style>b{background:url(x)}</style>",
+        "<b onclick=x>",
+    ],
+)
+def test_the_search_for_requests_finds_a_planted_one(page, planted):
+    assert find_requests(page.replace("</main>", planted + "</main>"))
+
+
+def test_every_section_is_there_and_leaves_with_its_data(page, content, tmp_path):
+    full = Page(page).headings
+    assert len(full) == 14
+    bare = Page(render_report(tmp_path, ReportContent(name="bare", metrics=content.metrics)).read_text()).headings
+    assert bare == ["Scores", "Per class", "Confusion", "Does it mean what it says?"]
+    for name, heading in (("quarantine", "Quarantine"), ("mistakes", "The worst mistakes"), ("history", None)):
+        less = dataclasses.replace(content, **{name: ()})
+        headings = Page(render_report(tmp_path, less).read_text()).headings
+        assert [gone for gone in full if gone not in headings] == ([heading] if heading else [])
+
+
+def test_the_headline_says_accuracy_interval_and_what_was_checked(page, content):
+    text = " ".join(" ".join(Page(page).words).split())
+    test = content.metrics["test"]
+    assert f"{100 * test['accuracy']:.1f} %" in text
+    assert f"{100 * test['accuracy_low']:.1f} – {100 * test['accuracy_high']:.1f} %" in text
+    assert "parity holds" in text
+    assert "apache-2.0" in text
+
+
+def test_text_of_users_is_shown_and_never_run(tmp_path):
+    content = make_content(names=[NASTY, "b", 'c" onload="x'])
+    content = dataclasses.replace(
+        content,
+        name=NASTY,
+        reason=NASTY,
+        checked=(NASTY,),
+        quarantine=({"path": NASTY, "reason": NASTY},),
+        selection=({"name": NASTY, "accuracy": 0.5},),
+        history=[{"epoch": e, f"{NASTY} loss": e} for e in range(3)],
+        lineage={NASTY: NASTY},
+        samples=tuple(dataclasses.replace(picture, source=NASTY) for picture in content.samples),
+    )
+    page = render_report(tmp_path, content).read_text()
+    assert find_requests(page) == []
+    assert Page(page).words.count(NASTY) >= 8
+
+
+def test_equal_content_gives_equal_bytes(page, tmp_path):
+    assert render_report(tmp_path, make_content()).read_text() == page
+
+
+def test_many_classes_and_many_pictures_stay_below_3_mb(tmp_path):
+    content = make_content(classes=60, n=300)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    crowd = tuple(Picture(noise, f"class {i % 60}", "class 1", 0.5) for i in range(500))
+    page = render_report(tmp_path, dataclasses.replace(content, samples=crowd, examples=crowd, mistakes=crowd))
+    assert page.stat().st_size < 3_000_000
+    text = page.read_text()
+    assert "too many for a matrix" in text
+    assert text.count("<h3>class 59</h3>") == 2
+
+
+def test_a_thumbnail_is_the_picture_made_small():
+    pixels = np.zeros((200, 400, 3), dtype=np.uint8)
+    pixels[:, 200:] = (250, 10, 10)
+    uri = encode_thumbnail(pixels)
+    image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
+    assert image.size == (112, 56)
+    assert image.getpixel((10, 28))[0] < 20 < 200 < image.getpixel((100, 28))[0]
+
+
+def test_mistakes_come_the_most_confident_first_and_examples_from_sure_to_unsure():
+    p = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.55, 0.45], [0.8, 0.2]])
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    assert choose_mistakes(p, labels) == [2, 5, 1]
+    assert choose_mistakes(p, labels, limit=1) == [2]
+    assert choose_examples(p, labels, per_class=2) == [0, 2, 3, 5]
+    pictures = gather_pictures([2], np.zeros((6, 4, 4, 3), dtype=np.uint8), labels, ["a", "b"], probabilities=p)
+    assert (pictures[0].label, pictures[0].predicted, pictures[0].probability) == ("a", "b", 0.8)
+
+
+def test_a_share_just_below_one_is_not_rounded_to_all():
+    assert [format_share(x) for x in (1.0, 0.99972, 0.984, 0.0, None)] == [
+        "100.0\u00a0%",
+        "99.97\u00a0%",
+        "98.4\u00a0%",
+        "0.0\u00a0%",
+        "–",
+    ]
+
+
+def test_only_short_facts_of_the_data_are_listed():
+    summary = {
+        "images": 3,
+        "labels": {"a": 3},
+        "modes": {"L": 3},
+        "sources": {"s": {"a": 3}},
+        "duplicates": [["a", "b"]],
+    }
+    assert choose_facts(summary) == {"images": 3, "modes": {"L": 3}}
+
+
+def test_ticks_are_round_and_within_the_bounds():
+    assert choose_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert choose_ticks(0.13, 0.94)[0] == 0.2
+    assert choose_ticks(3, 3) == [3]
+
+
+def test_a_flat_curve_and_a_single_point_are_drawn():
+    assert "NaN" not in draw_curves({"loss": [(0, 0.5), (1, 0.5)]}, "epoch", "loss")
+    assert "<circle" in draw_curves({"loss": [(0, 0.5)]}, "epoch", "loss")

@@ -1,0 +1,43 @@
+"""The model card carries the figures and lets no label break its page."""
+
+import numpy as np
+
+from models.card import escape_markdown, render_card
+from models.evaluation import EvaluateConfig, evaluate_predictions
+
+
+def make_card(names=("ant", "bee"), **more) -> str:
+    labels = np.array([0] * 40 + [1] * 10)
+    p = np.eye(2)[labels] * 0.8 + 0.1
+    p[[0, 45]] = p[[0, 45], ::-1]
+    metrics = evaluate_predictions(p, labels, list(names), EvaluateConfig(bootstrap=100))
+    return render_card(name="insects", metrics=metrics, backbone={"name": "net.a", "licence": "mit"}, **more)
+
+
+def test_the_card_says_figures_licence_and_limits():
+    card = make_card(
+        lineage={"dataset": "ab12"}, split={"train": {"ant": 80, "bee": 20}, "test": {"ant": 40, "bee": 10}}
+    )
+    assert "| Accuracy | 0.9600 | 0.8654 – 0.9890 |" in card
+    assert "licence mit" in card
+    assert "| ant | 80 | 40 |" in card
+    assert "Weakest class: bee, recall 0.9000" in card
+    assert "Fewer than 30 test images, so the figures are uncertain: bee (10)" in card
+    assert "`ab12`" in card
+
+
+def test_sections_leave_with_their_data():
+    card = make_card()
+    assert "## Data" not in card
+    assert "## Lineage" not in card
+    assert make_card() == card
+
+
+def test_a_label_cannot_open_a_tag_a_cell_or_a_heading():
+    assert escape_markdown("<b>|\n# x") == "&lt;b&gt;\\| \\# x"
+    card = make_card(names=("<script>|", "# bee\n## Scores"))
+    assert "<script>" not in card
+    assert card.count("\n## Scores") == 1
+    assert all(
+        line.count("|") == line.count("\\|") + 7 for line in card.splitlines() if "script" in line and "| 40" in line
+    )

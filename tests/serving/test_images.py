@@ -1,0 +1,59 @@
+"""Kept images: by content, within the quota, oldest out."""
+
+import os
+
+from serving.images import ImageStore
+
+
+def test_an_image_is_kept_once_and_read_by_its_hash(tmp_path):
+    store = ImageStore(tmp_path / "images", 1000)
+    sha256 = store.keep(b"pixels")
+    assert store.keep(b"pixels") == sha256 and store.read(sha256) == b"pixels"
+    assert len([path for path in store.folder.rglob("*") if path.is_file()]) == 1
+    assert store.read("0" * 64) is None
+
+
+def test_a_store_that_is_off_names_images_but_keeps_none(tmp_path):
+    store = ImageStore(tmp_path / "images", 0)
+    assert store.keep(b"pixels") == ImageStore.name(b"pixels")
+    assert not store.folder.exists() and not store.is_on
+
+
+def test_the_oldest_leave_first_and_the_quota_holds(tmp_path):
+    store = ImageStore(tmp_path / "images", 1000)
+    names = []
+    for number in range(15):
+        names.append(store.keep(bytes([number]) * 100))
+        os.utime(store.path(names[-1]), (number, number))
+        assert sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()) <= 1000
+    kept = [store.read(name) is not None for name in names]
+    assert kept == sorted(kept) and 9 <= sum(kept) <= 10
+
+
+def test_a_labelled_image_outlives_older_unlabelled_ones(tmp_path):
+    store = ImageStore(tmp_path / "images", 1000)
+    names = [store.keep(bytes([number]) * 100) for number in range(10)]
+    for number, name in enumerate(names):
+        os.utime(store.path(name), (number, number))
+    store.touch(names[0])
+    store.keep(b"x" * 100)
+    assert store.read(names[0]) is not None and store.read(names[1]) is None
+
+
+def test_a_restarted_store_counts_what_is_there(tmp_path):
+    ImageStore(tmp_path / "images", 1000).keep(b"a" * 600)
+    store = ImageStore(tmp_path / "images", 1000)
+    store.keep(b"b" * 600)
+    assert sum(path.stat().st_size for path in store.folder.rglob("*") if path.is_file()) == 600
+
+
+def test_an_image_larger_than_the_quota_is_not_kept(tmp_path):
+    store = ImageStore(tmp_path / "images", 10)
+    assert store.read(store.keep(b"x" * 11)) is None
+
+
+def test_a_damaged_image_is_not_handed_out(tmp_path):
+    store = ImageStore(tmp_path / "images", 1000)
+    sha256 = store.keep(b"pixels")
+    store.path(sha256).write_bytes(b"pixelz")
+    assert store.read(sha256) is None
