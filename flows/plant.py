@@ -90,6 +90,6 @@ class Plant:
 
 
 def _post(client: httpx.Client, image: bytes) -> dict[str, Any]:
-    reply = client.post("/predict", files={"image": ("strip.png", image, "image/png")})
+    reply = client.post("/predict", files={"image": ("strip.jpg", image, "image/jpeg")})
     reply.raise_for_status()
     return reply.json()

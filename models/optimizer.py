@@ -12,8 +12,8 @@ from models.device import is_convolutional
 class LoopConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """How fine-tuning moves the weights."""
 
-    backbone_lr: float = Field(3e-4, gt=0)
-    """Peak learning rate of the deepest backbone group, per optimiser step."""
+    backbone_lr: float | None = Field(None, gt=0)
+    """Peak learning rate of the deepest backbone group; by default 3e-4 for convolutions and 5e-5 for others."""
     head_lr: float = Field(1e-3, gt=0)
     """Peak learning rate of the head."""
     layer_decay: float | None = Field(None, gt=0, le=1)
@@ -32,14 +32,15 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
 
 def build_optimizer(classifier: Classifier, groups: dict[str, int], config: LoopConfig) -> torch.optim.AdamW:
     """Return AdamW with one rate per depth group; biases and norms are not decayed."""
-    default = 0.9 if is_convolutional(classifier.backbone) else 0.75
-    decay = config.layer_decay or default
+    # A transformer forgets in one step what a convolutional network shrugs off.
+    default_lr, default_decay = (3e-4, 0.9) if is_convolutional(classifier.backbone) else (5e-5, 0.75)
+    peak_lr, decay = config.backbone_lr or default_lr, config.layer_decay or default_decay
     deepest = max(groups.values(), default=0)
     parts = []
     for name, parameter in classifier.named_parameters():
         if parameter.requires_grad:
             group = groups.get(name.removeprefix("backbone."))
-            peak = config.head_lr if group is None else config.backbone_lr * decay ** (deepest - group)
+            peak = config.head_lr if group is None else peak_lr * decay ** (deepest - group)
             shrink = config.weight_decay if parameter.ndim > 1 else 0.0
             parts.append({"params": [parameter], "lr": peak, "peak": peak, "weight_decay": shrink})
     return torch.optim.AdamW(parts, foreach=False)

@@ -228,9 +228,14 @@ def choose_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray
     return np.sort(rows)
 
 
+def seed_step(seed: int, step: int, device: torch.device) -> torch.Generator:
+    """Return the generator of one step's views; no two steps share one."""
+    return torch.Generator(device=device).manual_seed(seed * 1_000_003 + step)
+
+
 def _take_step(run: _Run, fields: Tensor, target: Tensor, recipe: RecipeConfig) -> float:
     """Draw views, move the weights once, follow with the average; return the share of views named rightly."""
-    generator = torch.Generator(device=fields.device).manual_seed(recipe.seed * 1_000_003 + run.step)
+    generator = seed_step(recipe.seed, run.step, fields.device)
     # Neighbours in a sorted batch share their class; blending wants strangers.
     order = torch.randperm(len(fields), generator=generator, device=fields.device)
     fields, target = fields[order], target[order]

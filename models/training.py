@@ -35,6 +35,8 @@ from serving.preprocess import PreprocessSpec
 logger = logging.getLogger(__name__)
 
 STOP_FACTOR = 3.0
+STOP_LEAST_S = 300.0
+"""The fuse behind the budget: a busy machine should not make another model, only a hopeless one be stopped."""
 
 
 class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -42,7 +44,7 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
 
     budget_s: float = Field(150.0, gt=0)
     """Seconds the stage should take on the nominal machine; turned into steps by counted work, never by the clock.
-    At three times as much on the clock it ends with the best epoch so far."""
+    At three times as much on the clock, and five minutes at least, it ends with the best epoch so far."""
     nominal_gflops: float | None = Field(None, gt=0)
     """Billions of operations per second of the nominal machine; by default a slow two-core CPU, or a large GPU."""
     nominal_gigabytes: float | None = Field(None, gt=0)
@@ -111,7 +113,7 @@ def finetune(
         start = prepare_start(classifier, data, names, config, resume)
         run = run_training(
             classifier, data, plan, config.loop, resume,
-            seed=config.seed, stop_s=STOP_FACTOR * config.budget_s, progress=progress,
+            seed=config.seed, stop_s=max(STOP_FACTOR * config.budget_s, STOP_LEAST_S), progress=progress,
         )  # fmt: skip
         figures = keep_better(classifier, data, plan, start, run)
     info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, figures)

@@ -1,5 +1,6 @@
 """Starts and stops the service as a real process, for the flows, the command line and the tests."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from serving.silence import SILENT
 
 TARGET = "serving.service:Regraft"
 STOP_TIMEOUT_S = 20.0
+ASK_AGAIN_S = 1.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between us and loopback
 
 
@@ -74,14 +76,18 @@ def wait_ready(
 
 
 def stop_service(process: subprocess.Popen, timeout_s: float = STOP_TIMEOUT_S) -> int:
-    """Ask the whole group to finish, wait, kill what is left, and return the exit code; safe to call twice."""
-    _signal_group(process, signal.SIGTERM)
-    try:
-        process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        _signal_group(process, signal.SIGKILL)
+    """Ask the service to finish, wait, kill what is left of its group, and return the exit code; safe to call twice.
+
+    Only the supervisor is asked: were its worker to end by itself, it would start another. It is asked again and again:
+    while it looks after its workers it drops the request (circus: ``ConflictError``, unlogged).
+    """
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ASK_AGAIN_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
 
@@ -96,13 +102,6 @@ def _make_environment(workspace: Path, state: Path) -> dict[str, str]:
             "PYTHONUNBUFFERED": "1",
         }
     )
-
-
-def _signal_group(process: subprocess.Popen, number: int) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _ask(url: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from data.manifest import read_manifest
 from data.shards import read_images
+from data.splits import read_split
 from models.answers import Answers
 from models.checkpoint import CheckpointInfo
 from models.export import Parity
@@ -30,7 +31,7 @@ def gather_content(
     home: Workspace, info: CheckpointInfo, test: Part, answers: Answers, parity: Parity
 ) -> ReportContent:
     """Return everything the report of this checkpoint shows."""
-    split = pd.read_parquet(home.split)
+    split = read_split(home.split)
     examples = choose_examples(answers.probabilities, test.targets)
     mistakes = choose_mistakes(answers.probabilities, test.targets)
     selection = _read_json(home.selection / "selection.json")

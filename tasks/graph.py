@@ -4,7 +4,6 @@ There is no cache of our own. DVC says whether a stage is current and DVC record
 ``dvc repro`` and a flow leave the same ``dvc.lock``.
 """
 
-import contextlib
 import functools
 import importlib
 import logging
@@ -18,6 +17,7 @@ import yaml
 
 from tasks.progress import announce
 from tasks.provenance import refresh_code
+from tasks.repository import open_repository
 from tasks.step import inside_flow_run
 from tasks.workspace import Workspace
 
@@ -77,12 +77,9 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     Raises:
         GraphError: If an input of the stage does not exist.
     """
-    from dvc.repo import Repo
-
     refresh_code(home.code, list_stages(home))
     started = time.perf_counter()
-    # DVC looks names and paths up from the current folder, wherever its repository is said to be.
-    with contextlib.chdir(home.root), Repo(str(home.root)) as repo:
+    with open_repository(home.root) as repo:
         _require_inputs(home, repo, name)
         current = not repo.status(targets=[name])
         if not current:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from data.intake import Source, read_intake, scan_source, write_intake
+from data.splits import read_split
 from serving.durable import write_bytes
 from tasks.workspace import FROZEN_HEADER, Workspace
 
@@ -54,7 +55,7 @@ def _update(home: Workspace, sources: list[Source]) -> None:
 def _decided(home: Workspace) -> bytes:
     decided = [pd.read_csv(home.frozen, dtype=str)]
     if home.split.exists():
-        decided.append(pd.read_parquet(home.split)[["sha256", "part"]])
+        decided.append(read_split(home.split)[["sha256", "part"]])
     rows = pd.concat(decided).drop_duplicates("sha256", keep="last").sort_values("sha256")
     buffer = io.StringIO()
     rows.to_csv(buffer, index=False, lineterminator="\n")

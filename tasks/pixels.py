@@ -8,6 +8,7 @@ import pandas as pd
 
 from data.loading import load_pixels
 from data.manifest import read_manifest
+from data.splits import read_split
 from serving.preprocess import PreprocessSpec
 from tasks.progress import show_progress
 from tasks.workspace import Workspace
@@ -33,8 +34,14 @@ class Part:
 
 def read_part(home: Workspace, *parts: str) -> Part:
     """Return the rows of the named parts; labels are those of the whole split, sorted."""
-    split = pd.read_parquet(home.split)
+    split = read_split(home.split)
     return Part(split[split["part"].isin(parts)].reset_index(drop=True), sorted(split["label"].unique()))
+
+
+def read_paths(home: Workspace, part: Part) -> list[str]:
+    """Return where each image of ``part`` lies in its source."""
+    manifest = read_manifest(home.dataset).drop_duplicates("sha256").set_index("sha256")
+    return [str(path) for path in manifest.loc[part.sha256s, "path"]]
 
 
 def read_sizes(home: Workspace, part: Part) -> np.ndarray:

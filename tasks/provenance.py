@@ -17,7 +17,9 @@ from serving.durable import write_bytes
 FLOORS = ("tasks", "models", "data", "serving")
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 # What drives the stages decides nothing about their outputs.
-DRIVERS = {"tasks.graph", "tasks.provenance", "tasks.workspace", "tasks.progress", "tasks.runs"}
+DRIVERS = {
+    f"tasks.{name}" for name in ("graph", "params", "progress", "provenance", "repository", "runs", "step", "workspace")
+}
 
 
 def refresh_code(path: Path, stages: list[str]) -> dict[str, str]:
@@ -44,7 +46,7 @@ def _reach(start: str) -> set[str]:
         module = waiting.pop()
         if module not in seen and module not in DRIVERS:
             seen.add(module)
-            waiting.extend(_imports(module))
+            waiting += [*_imports(module), *([module.rpartition(".")[0]] if "." in module else [])]
     return seen
 
 

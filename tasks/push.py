@@ -1,9 +1,9 @@
 """Step ``push``: data and model artifacts to the DVC remote, and an earlier version's data back from it."""
 
-import contextlib
 import shutil
 from pathlib import Path
 
+from tasks.repository import open_repository
 from tasks.step import step
 from tasks.workspace import Workspace, WorkspaceError, init_workspace
 
@@ -11,9 +11,7 @@ from tasks.workspace import Workspace, WorkspaceError, init_workspace
 @step(retries=3, retry_delay_seconds=[2, 10, 30])  # the remote may be a network away
 def push(home: Workspace) -> int:
     """Send every output that the remote lacks; return how many objects went."""
-    from dvc.repo import Repo
-
-    with contextlib.chdir(home.root), Repo(str(home.root)) as repo:
+    with open_repository(home.root) as repo:
         return repo.push()
 
 
@@ -28,8 +26,6 @@ def restore(home: Workspace, version: str, into: Path) -> Workspace:
     Raises:
         WorkspaceError: If the version has no lineage here, or ``into`` is not empty.
     """
-    from dvc.repo import Repo
-
     lineage = home.lineage / version
     if not lineage.is_dir():
         raise WorkspaceError(f"{home.root} keeps no lineage of version {version}")
@@ -37,9 +33,9 @@ def restore(home: Workspace, version: str, into: Path) -> Workspace:
         raise WorkspaceError(f"{into} is not empty; name a new folder")
     into.mkdir(parents=True, exist_ok=True)
     shutil.copytree(lineage, into, dirs_exist_ok=True)
-    with Repo(str(home.root)) as repo:
+    with open_repository(home.root) as repo:
         remote = str(repo.config["remote"]["store"]["url"])
     restored = init_workspace(into, remote=remote)
-    with contextlib.chdir(restored.root), Repo(str(restored.root)) as repo:
+    with open_repository(restored.root) as repo:
         repo.pull()
     return restored

@@ -10,8 +10,10 @@ from importlib import resources
 from pathlib import Path
 
 from serving.durable import write_bytes
+from tasks.repository import open_repository, quiet_dvc
 
 FROZEN_HEADER = b"sha256,part\n"
+DVC_IGNORE = b".regraft\nmodels/store/lineage\nmodels/store/versions\nmodels/store/backbones\ndata/store/feedback\n"
 
 
 class WorkspaceError(ValueError):
@@ -170,19 +172,18 @@ def open_workspace(root: Path) -> Workspace:
 
 
 def _init_dvc(home: Workspace, remote: str | None) -> None:
-    from dvc.repo import Repo
-
     if not (home.root / ".dvc").exists():
-        in_git = (home.root / ".git").exists()
-        Repo.init(str(home.root), no_scm=not in_git).close()
-        # Runtime state is nobody's data: DVC need not walk through it.
-        write_bytes(home.root / ".dvcignore", b".regraft\n")
-    with Repo(str(home.root)) as repo:
+        from dvc.repo import Repo
+
+        quiet_dvc()
+        Repo.init(str(home.root), no_scm=not (home.root / ".git").exists()).close()
+        # DVC need not walk through runtime state, nor take the dvc.yaml that a version keeps for one of ours.
+        write_bytes(home.root / ".dvcignore", DVC_IGNORE)
+    with open_repository(home.root) as repo:
         if remote is None and "store" in repo.config["remote"]:
             return
         with repo.config.edit() as config:
             # DVC keeps a relative path relative to .dvc/, so that the workspace can be moved.
-            url = remote or os.path.relpath(home.remote)
             # Without verify a corrupted object is pulled as if it were sound.
-            config["remote"]["store"] = {"url": url, "verify": True}
+            config["remote"]["store"] = {"url": remote or os.path.relpath(home.remote), "verify": True}
             config["core"] |= {"remote": "store", "analytics": False, "check_update": False, "autostage": False}

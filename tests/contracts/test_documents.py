@@ -13,7 +13,10 @@ from tasks.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-DRIVERS = {"graph", "step", "params", "provenance", "progress", "runs", "summary", "workspace", "intake", "pixels"}
+DRIVERS = {
+    "content", "graph", "intake", "params", "pixels", "progress", "provenance", "repository", "runs", "step", "summary",
+    "workspace",
+}  # fmt: skip
 
 
 def test_stage_is_task_file_is_function_is_section() -> None:

@@ -43,7 +43,9 @@ def test_training_and_export_stay_on_this_machine(make_workspace, images: Path, 
     home = make_workspace("traced")
     command = [str(BIN / "regraft"), "train", "--workspace", str(home.root), "--data", str(images), "--json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    result = subprocess.run(trace(tmp_path / "log", command), env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        trace(tmp_path / "log", command), env=environment, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert find_foreign(tmp_path / "log") == []
 

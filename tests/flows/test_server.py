@@ -1,4 +1,4 @@
-"""A live Prefect server: the schedule makes runs, the drift event makes a retraining, a skipped stage shows as Cached."""
+"""A live Prefect server: the schedule makes runs, the drift event a retraining, a skipped stage shows as Cached."""
 
 import os
 import subprocess

@@ -13,7 +13,7 @@ import models.embedded
 from models.adaptation import adapt_batchnorm
 from models.backbones import build_architecture, build_backbone, read_input
 from models.features import extract_features
-from models.pretraining import RecipeConfig, choose_rows, pretrain_backbone, rate_factor
+from models.pretraining import RecipeConfig, choose_rows, pretrain_backbone, rate_factor, seed_step
 from models.probe import fit_probe
 from models.views import ViewConfig, make_views
 
@@ -104,6 +104,12 @@ def test_training_learns_to_tell_stripes_apart(tmp_path):
 def test_every_batch_row_comes_once_per_pass():
     rows = np.concatenate([choose_rows(10, 4, step, seed=0) for step in range(5)])
     assert np.bincount(rows).tolist() == [2] * 10
+
+
+def test_every_step_draws_its_own_views_and_again_the_same():
+    draws = [torch.rand(3, generator=seed_step(0, step, torch.device("cpu"))) for step in (7, 7, 8)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
 def test_the_rate_rises_then_falls_to_nothing():

@@ -40,6 +40,13 @@ def test_a_labelled_image_outlives_older_unlabelled_ones(tmp_path):
     assert store.read(names[0]) is not None and store.read(names[1]) is None
 
 
+def test_the_newest_image_stays_even_if_the_clock_was_set_back(tmp_path):
+    store = ImageStore(tmp_path / "images", 1000)
+    for number in range(10):
+        os.utime(store.path(store.keep(bytes([number]) * 100)), (4e9, 4e9))
+    assert store.read(store.keep(b"x" * 100)) is not None
+
+
 def test_a_restarted_store_counts_what_is_there(tmp_path):
     ImageStore(tmp_path / "images", 1000).keep(b"a" * 600)
     store = ImageStore(tmp_path / "images", 1000)

@@ -113,6 +113,11 @@ def test_a_webp_canvas_is_checked_before_it_is_allocated(options):
     assert refusal(encode(Image.new("RGB", (300, 200)), "WEBP", **options), max_pixels=59_999) == "too_large"
 
 
+def test_a_webp_that_only_announces_a_huge_canvas_is_too_large_not_undecodable():
+    header_only = b"RIFF@\0\0\0WEBPVP8X\n\0\0\0" + bytes(4) + b"\xfe?\0" * 12
+    assert refusal(header_only) == "too_large"
+
+
 def test_bombs_are_typed_in_many_threads_at_once_whatever_the_warning_filters():
     bomb, codes = png(12000, 12000, 1, 0, b""), []
     threads = [threading.Thread(target=lambda: codes.append(refusal(bomb))) for _ in range(8)]
@@ -238,7 +243,7 @@ def test_a_nonsense_orientation_counts_as_upright(value):
     assert np.array_equal(decoded.pixels, RAMP)
 
 
-@pytest.mark.filterwarnings("default::UserWarning")  # as in production: Pillow only warns
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as in production, where Pillow only warns
 def test_a_broken_exif_block_does_not_make_pixels_unreadable():
     data = encode(RAMP, "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage")
     assert decode_image(data).pixels.shape == (8, 16, 3)

@@ -1,0 +1,108 @@
+"""The embedded backbone against the same network with random weights: a linear probe on real images, paired draws.
+
+Run: ``python -m benchmarks.embedded_probe ../shared/datasets [BACKBONE_FOLDER]``. Prints one JSON object.
+"""
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import t as student
+
+import models.embedded
+from models.adaptation import adapt_batchnorm
+from models.backbones import build_architecture, build_backbone, read_config, read_input
+from models.device import limit_threads
+from models.features import extract_features
+from models.probe import fit_logistic, measure_spread
+
+logger = logging.getLogger(__name__)
+
+DATASETS = ("neu", "xsdd", "hymenoptera", "mednist")
+DRAWS = 10
+LABELS_PER_CLASS = 20
+STRENGTH = 0.01  # inverse penalty of the logistic regression, on standardised features
+
+
+def load_images(folder: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels uint8 ``(N, S, S, 3)``, squashed to size, and labels from the folders' names."""
+    files = [f for f in sorted(folder.rglob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp")]
+    names = sorted({f.parent.name for f in files})
+    resized = [Image.open(f).convert("RGB").resize((size_px, size_px), Image.Resampling.BILINEAR) for f in files]
+    return np.stack([np.asarray(image) for image in resized]), np.array([names.index(f.parent.name) for f in files])
+
+
+def embed(backbone: torch.nn.Module, folder: Path, pixels: np.ndarray) -> np.ndarray:
+    """Return features ``(N, D)`` after AdaBN on up to 512 of the images, labels unseen."""
+    normalization = read_input(folder).normalization
+    rows = np.random.default_rng(0).permutation(len(pixels))[:512]
+    adapt_batchnorm(backbone, pixels, normalization, rows=rows)
+    return extract_features(backbone, pixels, normalization)
+
+
+def score_draws(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return balanced accuracy ``(DRAWS,)`` on all images outside each draw of labelled ones."""
+    classes, scores = int(labels.max()) + 1, []
+    for draw in range(DRAWS):
+        rng = np.random.default_rng(draw)
+        known = np.concatenate(
+            [rng.permutation(np.flatnonzero(labels == c))[:LABELS_PER_CLASS] for c in range(classes)]
+        )
+        mean, std = measure_spread(features[known])
+        weight, bias = fit_logistic((features[known] - mean) / std, labels[known], classes, STRENGTH)
+        held = np.setdiff1d(np.arange(len(labels)), known)
+        right = ((features[held] - mean) / std @ weight.T + bias).argmax(1) == labels[held]
+        scores.append(np.mean([right[labels[held] == c].mean() for c in range(classes)]))
+    return np.array(scores)
+
+
+def summarise(values: np.ndarray) -> dict[str, float]:
+    """Return mean and 95 % Student interval over the draws."""
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return {"mean": round(float(values.mean()), 4), "half_width": round(float(half), 4)}
+
+
+def compare_dataset(root: Path, folder: Path, random_seeds: int = 3) -> dict[str, object]:
+    """Return figures of the pretrained network, of random ones (mean over seeds) and of their paired difference."""
+    pixels, labels = load_images(root, read_input(folder).size_px)
+    trained = score_draws(embed(build_backbone(folder), folder, pixels), labels)
+    untrained = []
+    for seed in range(random_seeds):
+        torch.manual_seed(seed)
+        untrained.append(score_draws(embed(build_architecture(read_config(folder)), folder, pixels), labels))
+    by_chance = np.mean(untrained, axis=0)
+    return {
+        "images": len(pixels),
+        "pretrained": summarise(trained),
+        "random": summarise(by_chance),
+        "gain": summarise(trained - by_chance),
+        "random_seed_means": [round(float(scores.mean()), 4) for scores in untrained],
+    }
+
+
+def measure_speed(folder: Path) -> float:
+    """Return images per second of processor time at input size, batches of 32."""
+    backbone, shape = build_backbone(folder), read_input(folder)
+    pixels = np.zeros((160, shape.size_px, shape.size_px, 3), np.uint8)
+    extract_features(backbone, pixels[:32], shape.normalization)
+    start = time.process_time()
+    extract_features(backbone, pixels, shape.normalization)
+    return round(len(pixels) / (time.process_time() - start))
+
+
+def main(root: Path, folder: Path | None = None) -> None:
+    """Print the comparison on every data set below ``root``."""
+    folder = folder or next(Path(models.embedded.__path__[0]).glob("*/config.json")).parent
+    with limit_threads(1):
+        result = {name: compare_dataset(root / name, folder) for name in DATASETS}
+        answer = {"backbone": folder.name, "images_per_s": measure_speed(folder), "datasets": result}
+    sys.stdout.write(json.dumps(answer, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
