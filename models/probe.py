@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,12 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) ->
 
     With fewer images than features the fit runs in the span of the images: the optimum is the same and it is faster.
     """
+    # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
+    with threadpool_limits(1, user_api="blas"):
+        return _fit_logistic(x, y, classes, strength)
+
+
+def _fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
     basis = None
     if x.shape[0] < x.shape[1]:
         basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)

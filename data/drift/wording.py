@@ -62,7 +62,9 @@ def describe_mix(shares: dict[str, tuple[float, float]]) -> str:
 
 
 def describe_accuracy(reference: float, estimated: float) -> str:
-    """Return the estimated accuracy beside the reference's."""
+    """Return the estimated accuracy beside the reference's; NaN is one that cannot be estimated."""
+    if estimated != estimated:
+        return "they are too unlike the reference to estimate the accuracy without labels"
     return f"estimated accuracy {estimated:.2f}, {reference:.2f} on the reference"
 
 

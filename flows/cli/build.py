@@ -89,16 +89,31 @@ def retrain(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: regraft pretrain --into backbones/ --minutes 30")
+@app.command(epilog="Example: regraft pretrain --into backbones/ --steps 3000")
 def pretrain(
     into: Annotated[Path, typer.Option(help="Folder that receives <arch.tag>/ in the hub's folder format.")],
-    minutes: Annotated[float, typer.Option(help="Budget, in minutes of this machine.")] = 30.0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: those of the shipped backbone.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain a small backbone on formula-driven images only: no pictures, no licence burden."""
+    from tasks.pretrain import PretrainConfig
     from tasks.pretrain import pretrain as run_pretraining
+    from tasks.progress import show_progress
 
-    result = run_pretraining(into, minutes)
+    config = PretrainConfig()
+    if steps is not None:
+        config = PretrainConfig(recipe=config.recipe.model_copy(update={"steps": steps}))
+    with show_progress("pretraining") as progress:
+        made = run_pretraining(into, config, progress=progress)
+    written = made.backbone
+    result = {
+        "name": written.name,
+        "folder": str(written.folder),
+        "sha256": written.sha256,
+        "bytes": written.bytes,
+        "steps": made.steps,
+        "accuracy": made.accuracy,
+    }
     answer(result, as_json, "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
