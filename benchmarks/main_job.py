@@ -101,7 +101,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     lines = [
         "# The main job on real images",
         "",
-        "`make bench`: for each data set a new workspace, `regraft train --data ... --backbones ... --json` twice, then",
+        "`make bench`: for each data set a new workspace, `regraft train --data .. --backbones .. --json` twice, then",
         f"the endpoint is asked for {ASKED} test images. Six backbones in the mirror and the embedded one are",
         "candidates; every parameter has its default. Seconds are those of the whole process. Intervals are 95 %.",
         "",

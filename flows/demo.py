@@ -103,8 +103,8 @@ def _play(home: Workspace, story: Story, plant: Plant, version: str) -> dict[str
         if report.action != "retrain":
             raise DemoFailed(f"the watch did not call for a retraining: {report.action}, {report.reason}")
         story.tell("drift event sent; the server starts the retrain flow")
-        figures["version after"] = _wait_for_swap(home, story, plant, version)
-        time.sleep(1)
+        figures["version after"] = _wait_for_swap(home, plant, version)
+        time.sleep(1)  # some traffic to the new version too
         figures |= {"requests during the swap": counts["requests"], "failed requests": counts["failed"]}
         figures["accuracy after retraining"] = plant.send(20)
         plant.line = SteelLine.default()
@@ -116,13 +116,21 @@ def _play(home: Workspace, story: Story, plant: Plant, version: str) -> dict[str
     return figures
 
 
-def _wait_for_swap(home: Workspace, story: Story, plant: Plant, version: str) -> str:
-    try:
-        return plant.wait_version(version, timeout_s=240)
-    except TimeoutError as error:
-        retrains = [run for run in read_runs(home) if run["flow"] == "retrain"]
-        why = retrains[-1]["reason"] if retrains else f"the flow did not finish; its log: {home.logs / 'runner.log'}"
-        raise DemoFailed(f"no new version answers: {why}") from error
+def _wait_for_swap(home: Workspace, plant: Plant, version: str, timeout_s: float = 300.0) -> str:
+    """Wait until the retrained version answers and return it.
+
+    Raises:
+        DemoFailed: If the retraining ended without a promotion, or nothing happened in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (now := plant.read_version()) != version:
+            return now
+        refused = [run for run in read_runs(home) if run["flow"] == "retrain" and run["decision"] != "promoted"]
+        if refused:
+            raise DemoFailed(f"the retrained version was not promoted: {refused[-1]['reason']}")
+        time.sleep(0.5)
+    raise DemoFailed(f"no retrained version answers after {timeout_s:.0f} s; log of the runner: {home.logs}/runner.log")
 
 
 def _fresh_workspace(folder: Path) -> Workspace:

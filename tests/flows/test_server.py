@@ -27,7 +27,8 @@ class Live:
         self.api = api
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
-        query = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 50}
+        begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+        query = {"flows": {"name": {"any_": [flow]}}, "flow_runs": begun, "sort": "START_TIME_DESC", "limit": 50}
         return httpx.post(f"{self.api}/flow_runs/filter", json=query, timeout=30).json()
 
     def wait(self, flow: str, accept: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
