@@ -25,7 +25,7 @@ from tasks.runs import read_runs
 from tasks.workspace import Workspace, WorkspaceError, init_workspace
 
 PER_CLASS = 120
-SETTINGS = ["finetune.budget_s=25", "watch.window=150", "retrain.min_labels=120"]
+SETTINGS = {"finetune.budget_s": 25, "watch.window": 150, "retrain.min_labels": 120}
 """A demo should not take longer than a coffee; everything else is as in params.yaml."""
 
 
@@ -139,8 +139,9 @@ def _fresh_workspace(folder: Path) -> Workspace:
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise WorkspaceError(f"{folder} is not empty and not an earlier demo; name another folder")
     shutil.rmtree(folder, ignore_errors=True)
-    home = init_workspace(folder)
+    marker.parent.mkdir(parents=True)
     marker.touch()
+    home = init_workspace(folder)
     set_params(home.params, SETTINGS)
     return home
 

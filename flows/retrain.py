@@ -5,7 +5,8 @@ from pathlib import Path
 from prefect import flow
 
 from flows.train import make_version
-from tasks.collect import RetrainReport, collect, hold_retrain_lock
+from tasks.collect import RetrainReport, collect
+from tasks.turns import take_turn
 from tasks.workspace import open_workspace
 
 
@@ -18,7 +19,7 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         force: Retrain with whatever labels there are.
     """
     home = open_workspace(workspace)
-    with hold_retrain_lock(home):
+    with take_turn(home, "make"):
         batch = collect(home, force=force)
         if not batch.sufficient:
             return RetrainReport(batch, None)

@@ -45,6 +45,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def require_free(port: int) -> None:
+    """Raise StackError if something listens on ``port``: its answers would be taken for ours."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise StackError(f"port {port} is taken ({error.strerror}); choose another one") from error
+
+
 def read_stack(home: Workspace) -> dict[str, Any] | None:
     """Return the addresses that ``regraft up`` wrote, or None."""
     path = home.state / "stack.json"
@@ -98,6 +108,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 def start_server(home: Workspace, port: int | None = None) -> Server:
     """Start a Prefect server with its database inside the workspace; it answers once ``wait_server`` returns."""
     port = port or free_port()
+    require_free(port)
     log = home.logs / "prefect-server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     environment = child_environment(home) | {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
@@ -146,20 +157,28 @@ def running_server(home: Workspace, port: int | None = None) -> Iterator[Server]
         stop(server.process)
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What ``regraft up`` runs: addresses (api, ui, endpoint) and processes by name."""
+
+    addresses: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]]
+
+
 @contextmanager
-def running_stack(
-    home: Workspace, endpoint_port: int | None = None, server_port: int | None = None
-) -> Iterator[dict[str, str]]:
-    """Server, runner and endpoint for the length of a ``with`` block; yields their addresses."""
+def running_stack(home: Workspace, endpoint_port: int | None = None, server_port: int | None = None) -> Iterator[Stack]:
+    """Server, runner and endpoint for the length of a ``with`` block."""
     with ExitStack() as parts:
+        port = endpoint_port or free_port()
+        require_free(port)
         server = parts.enter_context(running_server(home, server_port))
         runner = start_runner(home, server.api)
         parts.callback(stop, runner)
-        port = endpoint_port or free_port()
-        service = start_service(home.root, port, log=home.logs / "endpoint.log", settings=endpoint_settings(home))
+        log = home.logs / "endpoint.log"
+        service = start_service(home.root, port, log=log, settings=endpoint_settings(home))
         parts.callback(stop_service, service)
         addresses = {"api": server.api, "ui": server.ui, "endpoint": f"http://127.0.0.1:{port}"}
-        wait_ready(addresses["endpoint"], 60, process=service, log=home.logs / "endpoint.log", path="/livez")
+        wait_ready(addresses["endpoint"], 60, process=service, log=log, path="/livez")
         write_json(home.state / "stack.json", addresses)
         parts.callback((home.state / "stack.json").unlink, missing_ok=True)
-        yield addresses
+        yield Stack(addresses, {"Prefect server": server.process, "runner": runner, "endpoint": service})

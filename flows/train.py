@@ -16,6 +16,7 @@ from tasks.register import register
 from tasks.select import select
 from tasks.split import split
 from tasks.summary import TrainReport, summarize
+from tasks.turns import take_turn
 from tasks.validate import validate
 from tasks.workspace import Workspace, open_workspace
 
@@ -30,11 +31,12 @@ def train(workspace: Path, data: Path | None = None, by: str = "train") -> Train
         by: Who asks, for the journal.
     """
     home = open_workspace(workspace)
-    if data is None:
-        rescan(home)
-    else:
-        take_in(home, data)
-    return make_version(home, by)
+    with take_turn(home, "make"):
+        if data is None:
+            rescan(home)
+        else:
+            take_in(home, data)
+        return make_version(home, by)
 
 
 def make_version(home: Workspace, by: str) -> TrainReport:
@@ -43,5 +45,6 @@ def make_version(home: Workspace, by: str) -> TrainReport:
     version = register(home)
     verdict = gate(home, version)
     decision = promote(home, version, verdict, by)
+    report = summarize(home, by, version, decision, verdict, stages)
     push(home)
-    return summarize(home, by, version, decision, verdict, stages)
+    return report

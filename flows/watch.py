@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from tasks.turns import take_turn
 from tasks.watch import WatchReport, announce_drift, decide_action, judge_traffic
 from tasks.workspace import open_workspace
 
@@ -12,8 +13,9 @@ from tasks.workspace import open_workspace
 def watch(workspace: Path) -> WatchReport:
     """Judge the latest window; on drift ask for labels, and once there are enough call for a retraining."""
     home = open_workspace(workspace)
-    verdict = judge_traffic(home)
-    report = decide_action(home, verdict)
-    if report.action != "none":
-        announce_drift(home, report)
-    return report
+    with take_turn(home, "watch"):
+        verdict = judge_traffic(home)
+        report = decide_action(home, verdict)
+        if report.action != "none":
+            announce_drift(home, report)
+        return report

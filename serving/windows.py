@@ -7,7 +7,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,14 @@ class Window:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def keep_distinct(self, limit: int) -> "Window":
+        """Return the latest answer of each of the ``limit`` images that were sent last, oldest first."""
+        last = {sha256: row for row, sha256 in enumerate(self.image_sha256)}
+        rows = sorted(last.values())[-limit:]
+        lists = {name: [getattr(self, name)[row] for row in rows] for name in ("ids", "versions", "labels")}
+        arrays = {name: getattr(self, name)[rows] for name in ("at", "probabilities", "embeddings", "quality")}
+        return replace(self, **lists, **arrays, image_sha256=[self.image_sha256[row] for row in rows])
 
 
 def read_window(

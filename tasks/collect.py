@@ -1,24 +1,17 @@
 """Step ``collect``: labelled production images become an immutable batch beside the user's data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from data.feedback import collect_feedback
 from data.intake import read_intake
-from serving.windows import read_feedback
-from tasks.intake import add_batch
+from data.manifest import read_manifest
+from serving.windows import FeedbackRow, read_feedback
+from tasks.intake import ORIGIN, add_batch
 from tasks.params import load_params
 from tasks.step import step
 from tasks.summary import TrainReport
 from tasks.workspace import Workspace
-
-
-class RetrainBusy(RuntimeError):  # noqa: N818 - it is a state, not a fault
-    """Another retraining of this workspace is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,41 +42,40 @@ class RetrainReport:
         return {**made, "decision": self.decision, "batch": asdict(self.batch)}
 
 
-@contextmanager
-def hold_retrain_lock(home: Workspace) -> Iterator[None]:
-    """Let one retraining of the workspace run at a time; the system frees the lock when its holder dies.
-
-    Raises:
-        RetrainBusy: If another one holds it.
-    """
-    home.state.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(home.state / "retrain.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise RetrainBusy(
-            f"a retraining of {home.root} is under way; look at it in the Prefect UI or wait for it"
-        ) from error
-
-
 @step
 def collect(home: Workspace, *, force: bool = False) -> Batch:
     """Write the labelled production images as a batch and add it to the sources, if there are enough new ones."""
-    config = load_params(home.params).retrain
-    batches = learned_batches(home)
-    learned = {path.stem for name in batches for path in (home.feedback / name).glob("*")}
-    rows = read_feedback(home.predictions)
-    fresh = {row.image_sha256 for row in rows} - learned
-    needed = 1 if force else config.min_labels
-    if len(fresh) < needed:
-        reason = f"{len(fresh)} new labelled images, but a retraining needs {needed}; label {needed - len(fresh)} more"
-        return Batch(None, len(fresh), needed, False, reason)
-    made = collect_feedback(rows, home.images, home.feedback, skip=learned)
-    if made.folder is None:
-        return Batch(None, 0, needed, False, f"the bytes of {len(made.missing)} labelled images are no longer kept")
-    add_batch(home, made.folder, keep=batches)
+    needed = 1 if force else load_params(home.params).retrain.min_labels
+    fresh = read_fresh_labels(home)
+    if len({row.image_sha256 for row in fresh}) < needed:
+        return _refuse(len({row.image_sha256 for row in fresh}), needed, "")
+    made = collect_feedback(fresh, home.images, home.feedback)
     lost = f"; the bytes of {len(made.missing)} more are no longer kept" if made.missing else ""
+    if made.folder is None or made.images < needed:
+        return _refuse(made.images, needed, lost)
+    add_batch(home, made.folder, keep=learned_batches(home))
     return Batch(str(made.folder), made.images, needed, True, f"{made.images} new labelled images{lost}")
+
+
+def _refuse(fresh: int, needed: int, lost: str) -> Batch:
+    reason = f"{fresh} new labelled images, but a retraining needs {needed}; label {needed - fresh} more{lost}"
+    return Batch(None, fresh, needed, False, reason)
+
+
+def read_fresh_labels(home: Workspace, since: float | None = None) -> list[FeedbackRow]:
+    """Return the labels of production images that no version has learned from, in the order they came back.
+
+    Images of the origin are left out too: a label that contradicts the user's own would stop every later run.
+
+    Args:
+        home: The workspace.
+        since: Only labels given at or after this time, in seconds since the epoch.
+    """
+    learned = {path.stem for name in learned_batches(home) for path in (home.feedback / name).glob("*")}
+    if (home.dataset / "manifest.parquet").exists():
+        manifest = read_manifest(home.dataset, ["sha256", "source"])
+        learned |= set(manifest.loc[manifest["source"] == ORIGIN, "sha256"])
+    return [row for row in read_feedback(home.predictions, since=since) if row.image_sha256 not in learned]
 
 
 def learned_batches(home: Workspace) -> set[str]:

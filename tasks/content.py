@@ -17,14 +17,12 @@ from models.checkpoint import CheckpointInfo
 from models.export import Parity
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
-from serving.durable import encode_json
 from serving.preprocess import decode_image
 from tasks.params import load_params
 from tasks.pixels import Part
 from tasks.workspace import Workspace
 
 SAMPLES_PER_CLASS = 4
-GRAPH_SECTIONS = ("ingest", "validate", "split", "select", "finetune", "evaluate", "export")
 
 
 def gather_content(
@@ -58,16 +56,16 @@ def gather_content(
 
 
 def read_lineage(home: Workspace) -> dict[str, str]:
-    """Return the hashes that lead from a bundle back to its data, parameters and code."""
-    params = load_params(home.params).model_dump(mode="json", by_alias=True)
-    graph = encode_json({section: params[section] for section in GRAPH_SECTIONS})
+    """Return the hashes of what the bundle was made from.
+
+    Only of what the stage depends on: parameters, code and the lock are kept beside the version when it is registered.
+    """
     return {
         "dataset": _hash(home.dataset / "manifest.parquet"),
         "split": _hash(home.split),
         "selection": _hash(home.selection / "selection.json"),
         "checkpoint": _hash(home.checkpoint / "model.safetensors"),
-        "params": hashlib.sha256(graph).hexdigest(),
-        "code": _hash(home.code) if home.code.exists() else "",
+        "evaluation": _hash(home.evaluation / "metrics.json"),
     }
 
 

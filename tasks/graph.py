@@ -96,7 +96,7 @@ def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
     for found in repo.stage.collect(name):
         absent += [str(dep) for dep in found.deps if not getattr(dep, "params", None) and not dep.exists]
     if absent:
-        needs_images = any("intake" in path for path in absent)
+        needs_images = any(path.endswith("intake.json") for path in absent)
         hint = "give it images with: regraft train --data DIR" if needs_images else "run: regraft train"
         raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
 

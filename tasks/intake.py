@@ -8,22 +8,23 @@ import pandas as pd
 from data.intake import Source, read_intake, scan_source, write_intake
 from data.splits import read_split
 from serving.durable import write_bytes
-from tasks.workspace import FROZEN_HEADER, Workspace
+from tasks.workspace import Workspace
 
 ORIGIN = "origin"
 """Name of the source that the user gave; batches of feedback are named by their hash."""
 
 
 def take_in(home: Workspace, path: Path) -> None:
-    """Make ``path`` the workspace's origin; batches of labelled production images stay beside it."""
-    batches = [source for source in _known(home) if source.name != ORIGIN]
-    _update(home, [scan_source(path.expanduser().resolve(), ORIGIN), *batches])
+    """Make ``path`` the workspace's origin; batches of labelled production images stay if they know no other labels."""
+    origin = scan_source(path.expanduser().resolve(), ORIGIN)
+    _update(home, [origin, *(batch for batch in _batches(home) if set(batch.labels) <= set(origin.labels))])
 
 
 def rescan(home: Workspace) -> None:
     """Look at the known sources again, so that images added to the user's folder are noticed."""
     if home.intake.exists():
-        _update(home, [scan_source(Path(source.path), source.name) for source in _known(home)])
+        origins = [scan_source(Path(source.path), ORIGIN) for source in _known(home) if source.name == ORIGIN]
+        _update(home, [*origins, *_batches(home)])
 
 
 def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
@@ -34,22 +35,28 @@ def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
         batch: The folder that ``collect_feedback`` wrote.
         keep: Earlier batches that stay; one that no version was made with is superseded by this one.
     """
-    others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep]
-    _update(home, [*others, scan_source(batch / "manifest.csv", batch.name)])
+    others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep - {batch.name}]
+    _update(home, [*others, _scan_batch(home, batch.name)])
 
 
 def _known(home: Workspace) -> list[Source]:
     return read_intake(home.intake) if home.intake.exists() else []
 
 
+def _batches(home: Workspace) -> list[Source]:
+    return [_scan_batch(home, source.name) for source in _known(home) if source.name != ORIGIN]
+
+
+def _scan_batch(home: Workspace, name: str) -> Source:
+    # By its name, not by a stored path: the workspace may have been moved since.
+    return scan_source(home.feedback / name / "manifest.csv", name)
+
+
 def _update(home: Workspace, sources: list[Source]) -> None:
-    known = _known(home)
-    if sources == known:
-        return
-    # Only another origin starts afresh: within one problem an old image never changes its part.
-    same_origin = [s.path for s in known if s.name == ORIGIN] == [s.path for s in sources if s.name == ORIGIN]
-    write_bytes(home.frozen, _decided(home) if known and same_origin else FROZEN_HEADER)
-    write_intake(home.intake, sources)
+    if sources != _known(home):
+        # Decided first: killed between the two writes, the next call writes the same again.
+        write_bytes(home.frozen, _decided(home))
+        write_intake(home.intake, sources)
 
 
 def _decided(home: Workspace) -> bytes:

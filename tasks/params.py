@@ -3,12 +3,14 @@
 Each section is declared beside the function that it configures; here they only come together.
 """
 
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from data.drift.alarm import RetrainConfig
 from data.drift.verdict import WatchConfig
@@ -71,16 +73,19 @@ def load_params(path: Path) -> Params:
         raise ParamsError(f"{path}: {_explain(error)}") from error
 
 
-def set_params(path: Path, assignments: list[str]) -> None:
-    """Apply ``section.key=value`` assignments to the file, keeping its comments; all or none.
+def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
+    """Set ``section.key`` (or ``section.group.key``) to its value in the file, keeping its comments; all or none.
 
     Raises:
-        ParamsError: If one is malformed, unknown or out of range; the file is then unchanged.
+        ParamsError: If one is unknown or out of range, or the file is not YAML; the file is then unchanged.
     """
     editor = YAML()
-    document = editor.load(path.read_text()) or {}
-    for assignment in assignments:
-        _assign(document, assignment)
+    try:
+        document = editor.load(path.read_text()) or {}
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from error
+    for key, value in assignments.items():
+        _assign(document, key.split("."), value)
     try:
         Params.model_validate(yaml.safe_load(_dump(editor, document)))
     except ValidationError as error:
@@ -89,20 +94,34 @@ def set_params(path: Path, assignments: list[str]) -> None:
         write_bytes(path, _dump(editor, document).encode())
 
 
-def _assign(document: Any, assignment: str) -> None:
-    key, equals, text = assignment.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and name):
-        raise ParamsError(f"--set takes section.key=value, for example finetune.budget_s=60; it got {assignment!r}")
-    document.setdefault(section, {})
-    if document[section] is None:
-        document[section] = {}
-    document[section][name] = yaml.safe_load(text)
+def parse_assignments(texts: list[str]) -> dict[str, Any]:
+    """Return ``section.key=value`` texts as key and value.
+
+    Raises:
+        ParamsError: If one is malformed.
+    """
+    parsed = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and all(key.strip().split(".")) and "." in key):
+            raise ParamsError(f"--set takes section.key=value, for example finetune.budget_s=60; it got {text!r}")
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParamsError(f"--set {text!r}: the value is not YAML: {error}") from error
+    return parsed
+
+
+def _assign(document: Any, path: list[str], value: Any) -> None:
+    *groups, name = path
+    for group in groups:
+        if not isinstance(document.get(group), dict):
+            document[group] = {}
+        document = document[group]
+    document[name] = value
 
 
 def _dump(editor: YAML, document: Any) -> str:
-    import io
-
     buffer = io.StringIO()
     editor.dump(document, buffer)
     return buffer.getvalue()

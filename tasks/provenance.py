@@ -16,6 +16,8 @@ from serving.durable import write_bytes
 
 FLOORS = ("tasks", "models", "data", "serving")
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+PAGES = {PACKAGE_ROOT / "models" / "report" / name for name in ("template.html", "style.css")}
+"""What the report is made with beside code."""
 # What drives the stages decides nothing about their outputs.
 DRIVERS = {
     f"tasks.{name}" for name in ("graph", "params", "progress", "provenance", "repository", "runs", "step", "workspace")
@@ -24,7 +26,7 @@ DRIVERS = {
 
 def refresh_code(path: Path, stages: list[str]) -> dict[str, str]:
     """Write the code hash of each stage to ``path`` if any changed, and return them."""
-    hashes = {stage: hash_code(stage) for stage in stages}
+    hashes = {stage: hash_code(stage) for stage in stages if _find(f"tasks.{stage}").exists()}
     text = yaml.safe_dump(hashes, sort_keys=True).encode()
     if not path.exists() or path.read_bytes() != text:
         write_bytes(path, text)
@@ -36,6 +38,8 @@ def hash_code(stage: str) -> str:
     digest = hashlib.sha256()
     for module in sorted(_reach(f"tasks.{stage}")):
         digest.update(module.encode() + b"\0" + _find(module).read_bytes())
+        for page in sorted(PAGES & set(_find(module).parent.iterdir())) if module == "models.report" else ():
+            digest.update(page.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -13,7 +13,13 @@ from serving.durable import write_bytes
 from tasks.repository import open_repository, quiet_dvc
 
 FROZEN_HEADER = b"sha256,part\n"
-DVC_IGNORE = b".regraft\nmodels/store/lineage\nmodels/store/versions\nmodels/store/backbones\ndata/store/feedback\n"
+DVC_IGNORED = (
+    ".regraft",
+    "models/store/lineage",
+    "models/store/versions",
+    "models/store/backbones",
+    "data/store/feedback",
+)
 
 
 class WorkspaceError(ValueError):
@@ -177,13 +183,21 @@ def _init_dvc(home: Workspace, remote: str | None) -> None:
 
         quiet_dvc()
         Repo.init(str(home.root), no_scm=not (home.root / ".git").exists()).close()
-        # DVC need not walk through runtime state, nor take the dvc.yaml that a version keeps for one of ours.
-        write_bytes(home.root / ".dvcignore", DVC_IGNORE)
+    _extend_dvcignore(home.root / ".dvcignore")
+    url = remote if remote is None or "://" in remote else str(Path(remote).expanduser().resolve())
     with open_repository(home.root) as repo:
-        if remote is None and "store" in repo.config["remote"]:
+        if url is None and "store" in repo.config["remote"]:
             return
         with repo.config.edit() as config:
             # DVC keeps a relative path relative to .dvc/, so that the workspace can be moved.
             # Without verify a corrupted object is pulled as if it were sound.
-            config["remote"]["store"] = {"url": remote or os.path.relpath(home.remote), "verify": True}
+            config["remote"]["store"] = {"url": url or os.path.relpath(home.remote), "verify": True}
             config["core"] |= {"remote": "store", "analytics": False, "check_update": False, "autostage": False}
+
+
+def _extend_dvcignore(path: Path) -> None:
+    """Add what DVC need not walk through: runtime state, and the dvc.yaml that a version keeps for its own data."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    absent = [line for line in DVC_IGNORED if line not in lines]
+    if absent:
+        write_bytes(path, ("\n".join([*lines, *absent]) + "\n").encode())

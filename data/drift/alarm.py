@@ -22,13 +22,12 @@ class RetrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """State between two looks; times are seconds since the epoch.
+    """State of one version between two looks; times are seconds since the epoch.
 
     ``judged_until`` is the time of the newest prediction that a window has covered: windows never overlap, because
     overlapping ones raise their false alarms in bursts.
     """
 
-    version: str = ""
     judged_until: float | None = None
     opened_at: float | None = None
     kind: str = "none"
@@ -48,7 +47,7 @@ class Alarm:
         """Return what is to be done now and why, in a sentence.
 
         Args:
-            labels: Labelled production images of this version.
+            labels: Production images labelled since the alarm opened that no version has learned from.
             labels_wanted: How many a retraining needs.
             now: The present, seconds since the epoch.
             cool_down_s: Least time between two calls for a retraining.
@@ -63,6 +62,17 @@ class Alarm:
             return "none", f"a retraining was called for already; the next may be in {left_s:.0f} s"
         return "retrain", f"{self.reason} {labels} labelled images are enough to retrain."
 
+    def advance(self, verdict: DriftVerdict, judged_until: float | None, now: float) -> "Alarm":
+        """Return the alarm after one more verdict.
+
+        A quiet window does not close an open alarm: the images that raised it were real, and only labels or another
+        version can say that they did no harm.
+        """
+        alarm = replace(self, judged_until=judged_until)
+        if verdict.decision == "drift" and not self.is_open:
+            return replace(alarm, opened_at=now, kind=verdict.kind, reason=verdict.reason)
+        return alarm
+
     def with_retrain(self, now: float) -> "Alarm":
         """Return this alarm with a retraining called for at ``now``."""
         return replace(self, retrain_at=now)
@@ -70,17 +80,3 @@ class Alarm:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able view."""
         return asdict(self)
-
-
-def advance_alarm(alarm: Alarm, version: str, verdict: DriftVerdict, judged_until: float | None, now: float) -> Alarm:
-    """Return the alarm after one more verdict.
-
-    Another version starts with no alarm. A quiet window does not close an open alarm: the images that raised it were
-    real, and only labels or a new version can say that they did no harm.
-    """
-    if alarm.version != version:
-        alarm = Alarm(version=version)
-    alarm = replace(alarm, judged_until=judged_until)
-    if verdict.decision == "drift" and not alarm.is_open:
-        return replace(alarm, opened_at=now, kind=verdict.kind, reason=verdict.reason)
-    return alarm

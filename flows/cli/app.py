@@ -25,17 +25,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 BAD_INPUT = {
     "BackboneError",
     "BundleError",
-    "FeedbackError",
     "GraphError",
     "ImageError",
-    "IngestError",
     "IntakeError",
     "ParamsError",
     "RegistryError",
-    "SourceError",
     "WorkspaceError",
 }
 SAID_NO = {"DataValidationError", "ParityError"}
+SPEAKS_FOR_ITSELF = {"AskError", "DemoFailed", "DeviceError", "ServiceStartError", "StackError", "WorkspaceBusy"}
 
 
 def answer(result: Any, as_json: bool, lines: str) -> None:
@@ -66,10 +64,11 @@ def main() -> None:
 def _explain(error: Exception) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
     code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 1
-    sys.stderr.write(f"regraft: {error if code > 1 else f'{type(error).__name__}: {error}'}\n")
+    plain = code > 1 or names & SPEAKS_FOR_ITSELF
+    sys.stderr.write(f"regraft: {error if plain else f'{type(error).__name__}: {error}'}\n")
     if os.environ.get("REGRAFT_DEBUG"):
         logging.getLogger("flows").exception("traceback", exc_info=error)
-    elif code == 1:
+    elif not plain:
         sys.stderr.write("This is a fault, not your input. REGRAFT_DEBUG=1 shows the traceback.\n")
     return code
 

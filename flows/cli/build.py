@@ -15,10 +15,12 @@ HERE = Path()
 def init(
     folder: Annotated[Path, typer.Argument(help="The folder to use; made if absent.")],
     remote: Annotated[str | None, typer.Option(help="DVC remote. Default: a folder inside the workspace.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
     home = init_workspace(folder, remote=remote)
-    answer({}, False, f"workspace {home.root}\nnext: regraft train --workspace {folder} --data DIR")
+    lines = f"workspace {home.root}\nnext: regraft train --workspace {folder} --data DIR"
+    answer({"workspace": str(home.root)}, as_json, lines)
 
 
 @app.command(
@@ -35,13 +37,11 @@ def train(
 ) -> None:
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     from flows.driver import run_flow
-    from tasks.params import load_params, set_params
+    from tasks.params import load_params, parse_assignments, set_params
 
     home = open_workspace(workspace)
-    wanted = list(assignments or [])
-    if backbones is not None:
-        wanted.insert(0, f"select.mirror={_absolute(backbones)}")
-    set_params(home.params, wanted)
+    mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
+    set_params(home.params, mirror | parse_assignments(assignments or []))
     load_params(home.params)  # every problem of the file at once, before anything starts
     report = run_flow(home, "train", data=data.expanduser().resolve() if data else None)
     answer(report.to_json(), as_json, _describe(report))

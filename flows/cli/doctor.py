@@ -29,7 +29,7 @@ def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "device": str(choose_device("auto")),
-        "free_gib": round(shutil.disk_usage(workspace.resolve().anchor).free / 2**30, 1),
+        "free_gib": round(shutil.disk_usage(workspace if workspace.exists() else Path()).free / 2**30, 1),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "problems": problems,
     }

@@ -1,6 +1,8 @@
 """Commands that keep running, or talk to what runs: the endpoint, the deployments, the whole stack, the demo."""
 
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +25,14 @@ def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: Host
     from serving.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
+    _stop_on_sigterm()
     service = start_service(
         home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)
     )
     try:
         wait_ready(f"http://{host}:{port}", 60, process=service, log=home.logs / "endpoint.log", path="/livez")
         answer({}, False, f"http://{host}:{port}  (Ctrl-C stops; log: {home.logs / 'endpoint.log'})")
-        _wait_for_end(service)
+        _wait_for_end({"endpoint": service})
     finally:
         stop_service(service)
 
@@ -74,7 +77,9 @@ def up(
     from flows.stack import running_stack
 
     home = open_workspace(workspace)
-    with running_stack(home, endpoint_port=port, server_port=ui_port) as addresses:
+    _stop_on_sigterm()
+    with running_stack(home, endpoint_port=port, server_port=ui_port) as running:
+        addresses = running.addresses
         lines = [
             f"Prefect UI  {addresses['ui']}",
             f"endpoint    {addresses['endpoint']}",
@@ -82,7 +87,7 @@ def up(
             "Ctrl-C stops.",
         ]
         answer(addresses, False, "\n".join(lines))
-        _wait_for_end()
+        _wait_for_end(running.processes)
 
 
 @app.command(epilog="Example: regraft demo --workspace workspaces/demo")
@@ -95,20 +100,30 @@ def demo(
     """Render a production line, train, serve, let it drift, retrain, swap: the whole loop in under four minutes."""
     from flows.demo import run_demo
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what the demo started is stopped on SIGTERM too
+    _stop_on_sigterm()
     result = run_demo(workspace)
     if as_json:
         answer(result, True, "")
 
 
-def _wait_for_end(process: object | None = None) -> None:
-    """Return on Ctrl-C or SIGTERM; raise if ``process`` ends by itself."""
-    ended = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.append(True))
-    import time
+def _stop_on_sigterm() -> None:
+    """Let SIGTERM unwind like Ctrl-C from here on, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
-    while not ended:
-        if process is not None and process.poll() is not None:
-            raise RuntimeError(f"the endpoint ended by itself with code {process.returncode}")
-        time.sleep(0.2)
+
+def _wait_for_end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Return on Ctrl-C or SIGTERM.
+
+    Raises:
+        StackError: If one of the processes ends by itself.
+    """
+    from flows.stack import StackError
+
+    try:
+        while True:
+            for name, process in processes.items():
+                if process.poll() is not None:
+                    raise StackError(f"the {name} ended by itself with code {process.returncode}; look at its log")
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.drift.alarm import Alarm, advance_alarm
+from data.drift.alarm import Alarm
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,12 @@ class Verdict:
     reason: str = "Images are darker."
 
 
-def open_alarm(version: str = "a") -> Alarm:
-    return advance_alarm(Alarm(), version, Verdict("drift"), 10.0, now=11.0)
+def open_alarm() -> Alarm:
+    return Alarm().advance(Verdict("drift"), 10.0, now=11.0)
 
 
 def test_a_quiet_window_opens_no_alarm_and_asks_for_nothing() -> None:
-    alarm = advance_alarm(Alarm(), "a", Verdict("quiet"), 10.0, now=11.0)
+    alarm = Alarm().advance(Verdict("quiet"), 10.0, now=11.0)
     assert not alarm.is_open
     assert alarm.decide(500, 100, 12.0, 60.0)[0] == "none"
 
@@ -38,17 +38,16 @@ def test_a_retraining_is_called_for_once_per_cool_down() -> None:
 
 
 def test_a_quiet_window_does_not_close_an_open_alarm() -> None:
-    alarm = advance_alarm(open_alarm(), "a", Verdict("quiet"), 20.0, now=21.0)
+    alarm = open_alarm().advance(Verdict("quiet"), 20.0, now=21.0)
     assert alarm.is_open
     assert alarm.opened_at == 11.0
     assert alarm.judged_until == 20.0
 
 
-def test_another_version_starts_without_an_alarm() -> None:
-    alarm = advance_alarm(open_alarm("a"), "b", Verdict("insufficient"), None, now=30.0)
-    assert not alarm.is_open
-    assert alarm.version == "b"
-    assert alarm.retrain_at is None
+def test_the_next_window_begins_after_the_last_prediction_that_was_judged() -> None:
+    assert Alarm().after is None
+    assert open_alarm().after > 10.0
+    assert open_alarm().after - 10.0 < 1e-9
 
 
 def test_the_alarm_survives_its_file() -> None:

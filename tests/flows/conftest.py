@@ -16,13 +16,13 @@ from data.steel import SteelLine, render_folder
 from tasks.params import set_params
 from tasks.workspace import Workspace, init_workspace
 
-QUICK = [
-    "finetune.budget_s=4",
-    "evaluate.bootstrap=200",
-    "watch.window=120",
-    "watch.min_window=50",
-    "retrain.min_labels=60",
-]
+QUICK = {
+    "finetune.budget_s": 4,
+    "evaluate.bootstrap": 200,
+    "watch.window": 120,
+    "watch.min_window": 50,
+    "retrain.min_labels": 60,
+}
 PER_CLASS = 24
 
 

@@ -110,7 +110,7 @@ def test_the_user_folder_is_never_written_to(trained) -> None:
 
 
 def test_a_changed_parameter_runs_what_depends_on_it_and_nothing_else(copied, run_regraft) -> None:
-    set_params(copied.home.params, ["evaluate.bootstrap=300"])
+    set_params(copied.home.params, {"evaluate.bootstrap": 300})
     result = run_regraft("train", "--workspace", str(copied.home.root), "--json")
     states = {run["name"]: run["state"] for run in json.loads(result.stdout)["stages"]}
     assert states == dict.fromkeys(states, "cached") | {"evaluate": "ran", "export": "ran"}

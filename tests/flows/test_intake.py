@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.intake import read_intake
 from tasks.intake import add_batch, rescan, take_in
-from tasks.workspace import FROZEN_HEADER, Workspace, init_workspace
+from tasks.workspace import Workspace, init_workspace
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def draw(path: Path, seed: int) -> None:
 
 def make_batch(home: Workspace, name: str) -> Path:
     batch = home.feedback / name
-    draw(batch / f"{name}.png", 77)
+    draw(batch / f"{name}.png", 70 + len(name))
     (batch / "manifest.csv").write_text(f"path,label\n{name}.png,ants\n")
     return batch
 
@@ -74,13 +74,30 @@ def test_rows_stay_frozen_when_their_images_are_gone(home: Workspace, folder: Pa
     assert home.frozen.read_text() == f"sha256,part\n{'a' * 64},test\n{'b' * 64},train\n"
 
 
-def test_another_origin_starts_afresh(home: Workspace, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_keeps_every_part(home: Workspace, folder: Path, tmp_path: Path) -> None:
     take_in(home, folder)
     decide(home, "a" * 64, "test")
+    folder.rename(tmp_path / "moved")
+    take_in(home, tmp_path / "moved")
+    assert "a" * 64 + ",test" in home.frozen.read_text()
+
+
+def test_an_origin_with_other_labels_leaves_the_batches_behind(home: Workspace, folder: Path, tmp_path: Path) -> None:
+    take_in(home, folder)
+    add_batch(home, make_batch(home, "one"), keep=set())
     for label in ("cats", "dogs"):
         draw(tmp_path / "other" / label / "0.png", 1)
     take_in(home, tmp_path / "other")
-    assert home.frozen.read_bytes() == FROZEN_HEADER
+    assert names(home) == ["origin"]
+
+
+def test_a_moved_workspace_finds_its_batches(home: Workspace, folder: Path, tmp_path: Path) -> None:
+    take_in(home, folder)
+    add_batch(home, make_batch(home, "one"), keep=set())
+    home.root.rename(tmp_path / "elsewhere")
+    moved = Workspace(tmp_path / "elsewhere")
+    rescan(moved)
+    assert str(read_intake(moved.intake)[1].path).startswith(str(moved.root))
 
 
 def test_a_batch_joins_the_origin_and_supersedes_one_that_no_version_was_made_with(

@@ -60,7 +60,7 @@ def live(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     root = tmp_path_factory.mktemp("live") / "w"
     shutil.copytree(trained.home.root, root, symlinks=True)
     home = Workspace(root)
-    set_params(home.params, ["watch.every_s=6"])
+    set_params(home.params, {"watch.every_s": 6})
     with running_server(home) as server:
         runner = start_runner(home, server.api)
         try:

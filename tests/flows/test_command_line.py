@@ -1,0 +1,122 @@
+"""The command line: help, exit codes, and the commands on versions, through the real console script."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.cli.app import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF
+from tasks.params import ParamsError, load_params, parse_assignments, set_params
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    "init",
+    "demo",
+    "train",
+    "stage",
+    "serve",
+    "predict",
+    "watch",
+    "retrain",
+    "models",
+    "promote",
+    "rollback",
+    "restore",
+    "deploy",
+    "up",
+    "doctor",
+    "pretrain",
+]
+
+
+def test_every_error_that_has_an_exit_code_exists() -> None:
+    floors = ("flows", "tasks", "data", "models", "serving")
+    sources = [path.read_text() for floor in floors for path in (ROOT / floor).rglob("*.py")]
+    classes = set(re.findall(r"^class (\w+)", "\n".join(sources), re.MULTILINE))
+    assert classes >= BAD_INPUT | SAID_NO | SPEAKS_FOR_ITSELF
+
+
+def test_help_names_every_command_and_each_shows_an_example(run_regraft) -> None:
+    listed = run_regraft("-h").stdout
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", listed), command
+    for command in ("train", "retrain", "up"):
+        assert "Example" in run_regraft(command, "-h").stdout
+
+
+def test_versions_are_listed_with_their_roles(trained, run_regraft) -> None:
+    result = run_regraft("models", "--workspace", str(trained.home.root), "--json")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert [(row["version"], row["role"]) for row in answer["versions"]] == [(trained.answer["version"], "champion")]
+    assert answer["versions"][0]["accuracy"] == trained.answer["metrics"]["test"]["accuracy"]
+    assert answer["journal"][0]["action"] == "promote"
+
+
+def test_a_rollback_without_a_previous_version_is_refused(trained, run_regraft) -> None:
+    result = run_regraft("rollback", "--workspace", str(trained.home.root))
+    assert result.returncode == 2
+    assert "previous" in result.stderr
+
+
+def test_an_unknown_version_is_refused(trained, run_regraft) -> None:
+    assert run_regraft("promote", "ffff", "--workspace", str(trained.home.root)).returncode == 2
+
+
+def test_predict_answers_as_the_evaluation_did(trained, run_regraft) -> None:
+    image = sorted(path for path in trained.images.rglob("*") if path.is_file())[0]
+    result = run_regraft("predict", str(image), "--workspace", str(trained.home.root), "--json")
+    answer = json.loads(result.stdout)[0]
+    assert answer["version"] == trained.answer["version"]
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_asking_where_nothing_answers_says_so(trained, run_regraft) -> None:
+    image = next(path for path in trained.images.rglob("*") if path.is_file())
+    result = run_regraft("predict", str(image), "--url", "http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "no answer from http://127.0.0.1:9" in result.stderr
+    assert "fault" not in result.stderr
+
+
+def test_watching_before_any_traffic_is_insufficient_not_quiet(trained, run_regraft) -> None:
+    result = run_regraft("watch", "--workspace", str(trained.home.root), "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["verdict"]["decision"] == "insufficient"
+
+
+def test_retraining_without_labels_is_refused_with_the_number_that_lacks(trained, run_regraft) -> None:
+    result = run_regraft("retrain", "--workspace", str(trained.home.root), "--json")
+    assert result.returncode == 3
+    reason = json.loads(result.stdout)["batch"]["reason"]
+    assert reason == "0 new labelled images, but a retraining needs 60; label 60 more"
+
+
+def test_the_doctor_finds_a_damaged_champion(copied, run_regraft) -> None:
+    assert run_regraft("doctor", "--workspace", str(copied.home.root)).returncode == 0
+    model = copied.home.models_store / "versions" / copied.answer["version"] / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1])
+    result = run_regraft("doctor", "--workspace", str(copied.home.root))
+    assert result.returncode == 1
+    assert "model.onnx was changed" in result.stdout
+
+
+def test_a_knob_in_a_group_is_set_and_comments_stay(copied) -> None:
+    set_params(copied.home.params, parse_assignments(["finetune.loop.clip_norm=2"]))
+    assert load_params(copied.home.params).finetune.loop.clip_norm == 2
+    assert "# Every knob" in copied.home.params.read_text()
+
+
+@pytest.mark.parametrize("text", ["epochs=3", "finetune.budget_s", "finetune.=3", "gate.guarded=["])
+def test_a_malformed_assignment_is_named(text: str) -> None:
+    with pytest.raises(ParamsError, match=re.escape(text.split("=")[0])):
+        parse_assignments([text])
+
+
+def test_a_file_that_is_not_yaml_is_named(copied) -> None:
+    copied.home.params.write_text("finetune: [")
+    with pytest.raises(ParamsError, match="not YAML"):
+        set_params(copied.home.params, {"finetune.seed": 1})
+    with pytest.raises(ParamsError, match="not YAML"):
+        load_params(copied.home.params)
