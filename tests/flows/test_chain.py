@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import yaml
 
 from serving.registry import Registry
@@ -154,23 +153,27 @@ def test_changed_code_runs_its_stage_again(copied, run_regraft) -> None:
     assert yaml.safe_load(copied.home.code.read_text()) == hashes
 
 
-@pytest.mark.parametrize("moment", ["ingest", "finetune", "export"])
-def test_a_killed_run_converges_to_the_same_version(trained, make_workspace, run_regraft, moment: str) -> None:
-    home = make_workspace(f"killed-{moment}")
-    command = [str(BIN / "regraft"), "train", "--workspace", str(home.root), "--data", str(trained.images), "--json"]
+def kill_in_stage(command: list[str], stage: str, after_s: float) -> int:
+    """Run ``command`` in a group of its own and SIGKILL the group once ``stage`` has been at work for a while."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stderr is not None
-    for line in process.stderr:
-        if f"{moment} started" in line:
-            time.sleep(0.6)
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    process.stderr.close()
-    result = run_regraft("train", "--workspace", str(home.root), "--json")
+    with process.stderr as lines:
+        for line in lines:
+            if f"{stage} started" in line:
+                time.sleep(after_s)
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    return process.wait()
+
+
+def test_a_run_killed_in_three_stages_converges_to_the_same_version(trained, make_workspace, run_regraft) -> None:
+    home = make_workspace("killed")
+    arguments = ["train", "--workspace", str(home.root), "--data", str(trained.images), "--json"]
+    for moment, after_s in (("ingest", 0.3), ("finetune", 2.0), ("export", 1.0)):
+        assert kill_in_stage([str(BIN / "regraft"), *arguments], moment, after_s) == -signal.SIGKILL
+    result = run_regraft(*arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout)["version"] == trained.answer["version"]
     assert hash_tree(home.bundle) == hash_tree(trained.home.bundle)

@@ -80,8 +80,8 @@ def test_asking_where_nothing_answers_says_so(trained, run_regraft) -> None:
     assert "fault" not in result.stderr
 
 
-def test_watching_before_any_traffic_is_insufficient_not_quiet(trained, run_regraft) -> None:
-    result = run_regraft("watch", "--workspace", str(trained.home.root), "--json")
+def test_watching_before_any_traffic_is_insufficient_not_quiet(copied, run_regraft) -> None:
+    result = run_regraft("watch", "--workspace", str(copied.home.root), "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["verdict"]["decision"] == "insufficient"
 

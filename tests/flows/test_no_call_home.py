@@ -50,10 +50,10 @@ def test_training_and_export_stay_on_this_machine(make_workspace, images: Path, 
     assert find_foreign(tmp_path / "log") == []
 
 
-def test_serving_and_asking_stay_on_this_machine(trained, tmp_path: Path) -> None:
+def test_serving_and_asking_stay_on_this_machine(copied, tmp_path: Path) -> None:
     port = free_port()
-    image = next(path for path in sorted(trained.images.rglob("*")) if path.is_file())
-    command = [str(BIN / "regraft"), "serve", "--workspace", str(trained.home.root), "--port", str(port)]
+    image = next(path for path in sorted(copied.images.rglob("*")) if path.is_file())
+    command = [str(BIN / "regraft"), "serve", "--workspace", str(copied.home.root), "--port", str(port)]
     log = (tmp_path / "out").open("w")
     service = subprocess.Popen(trace(tmp_path / "log", command), stdout=log, stderr=log, start_new_session=True)
     try:
@@ -61,7 +61,7 @@ def test_serving_and_asking_stay_on_this_machine(trained, tmp_path: Path) -> Non
         command = [str(BIN / "regraft"), "predict", str(image), "--url", f"http://127.0.0.1:{port}", "--json"]
         asked = subprocess.run(trace(tmp_path / "asked", command), capture_output=True, text=True, check=False)
         assert asked.returncode == 0, asked.stderr
-        assert json.loads(asked.stdout)[0]["version"] == trained.answer["version"]
+        assert json.loads(asked.stdout)[0]["version"] == copied.answer["version"]
     finally:
         os.killpg(service.pid, signal.SIGTERM)
         service.wait(30)
