@@ -249,6 +249,7 @@ def _run(checks: list[_Check], table: pd.DataFrame) -> list[ExpectationVerdict]:
     import great_expectations as gx  # seconds to import
     from great_expectations import expectations as kinds
 
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")  # without a mode, GX_CLOUD_* in the environment choose the cloud
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("data").add_dataframe_asset("rows")

@@ -1,5 +1,7 @@
 """Step ``gate``: champion and challenger on the same frozen test images, then the verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -27,7 +29,17 @@ def gate(home: Workspace, version: str) -> GateVerdict:
     known = set(pd.read_csv(home.frozen, dtype=str)["sha256"])
     old = np.array([sha256 in known for sha256 in test.sha256s])
     slices = {"old": old, "new": ~old} if old.any() and not old.all() else {}
-    return compare_versions(judge_version(home, champion, test), challenger_correct, slices, config)
+    verdict = compare_versions(judge_version(home, champion, test), challenger_correct, slices, config)
+    if was_rolled_back(registry, version):
+        reason = f"{version} was rolled back; bring it back by name: regraft promote {version}"
+        return replace(verdict, decision="keep", reason=reason)
+    return verdict
+
+
+def was_rolled_back(registry: Registry, version: str) -> bool:
+    """Say whether the last change of the pointer took the answer away from ``version``: a rerun must not undo that."""
+    entries = registry.journal()
+    return bool(entries) and entries[-1].action == "rollback" and registry.pointer().previous == version
 
 
 def judge_version(home: Workspace, version: str, test: Part, batch: int = 32) -> np.ndarray:

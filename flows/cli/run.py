@@ -25,7 +25,7 @@ def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: Host
     from serving.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
-    _stop_on_sigterm()
+    _stop_on_signals()
     service = start_service(
         home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)
     )
@@ -77,7 +77,7 @@ def up(
     from flows.stack import running_stack
 
     home = open_workspace(workspace)
-    _stop_on_sigterm()
+    _stop_on_signals()
     with running_stack(home, endpoint_port=port, server_port=ui_port) as running:
         addresses = running.addresses
         lines = [
@@ -100,15 +100,16 @@ def demo(
     """Render a production line, train, serve, let it drift, retrain, swap: the whole loop in under four minutes."""
     from flows.demo import run_demo
 
-    _stop_on_sigterm()
+    _stop_on_signals()
     result = run_demo(workspace)
     if as_json:
         answer(result, True, "")
 
 
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM unwind like Ctrl-C from here on, so that what was started is stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _stop_on_signals() -> None:
+    """Let SIGTERM, and SIGINT where a shell had it ignored, unwind like Ctrl-C, so that what was started is stopped."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _wait_for_end(processes: dict[str, subprocess.Popen[bytes]]) -> None:

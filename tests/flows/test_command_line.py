@@ -2,12 +2,17 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from flows.cli.app import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF
+from serving.bundle import BundleDraft, open_bundle, seal_bundle
+from serving.registry import Registry
+from tasks.gate import gate
 from tasks.params import ParamsError, load_params, parse_assignments, set_params
+from tasks.promote import promote
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -58,6 +63,25 @@ def test_a_rollback_without_a_previous_version_is_refused(trained, run_regraft) 
     result = run_regraft("rollback", "--workspace", str(trained.home.root))
     assert result.returncode == 2
     assert "previous" in result.stderr
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_by_a_rerun(copied, tmp_path: Path) -> None:
+    home, first = copied.home, copied.answer["version"]
+    shutil.copytree(home.bundle, tmp_path / "other")
+    (tmp_path / "other" / "bundle.json").unlink()
+    info = open_bundle(home.bundle).info
+    draft = info.model_dump(include=set(BundleDraft.model_fields)) | {"name": "other"}
+    registry = Registry(home.models_store)
+    seal_bundle(tmp_path / "other", draft)
+    second = registry.register(tmp_path / "other")
+    registry.promote(second, by="test", reason="by hand")
+    assert "rolled back" not in gate(home, first).reason
+    registry.rollback(by="test", reason="it misbehaves")
+    assert registry.pointer().champion == first
+    verdict = gate(home, second)
+    assert (verdict.decision, "rolled back" in verdict.reason) == ("keep", True)
+    assert promote(home, second, verdict, "test") == "kept champion"
+    assert registry.pointer().champion == first
 
 
 def test_an_unknown_version_is_refused(trained, run_regraft) -> None:
