@@ -6,10 +6,8 @@ from typing import Any
 
 import httpx
 
-from flows.stack import read_stack
+from flows.stack import EXTRA_LOGGERS, read_stack
 from tasks.workspace import Workspace
-
-EXTRA_LOGGERS = "data,models,serving,tasks"
 
 
 def prepare_prefect(home: Workspace) -> str | None:

@@ -20,6 +20,9 @@ from serving.process import start_service, stop_service, wait_ready
 from tasks.params import load_params
 from tasks.workspace import Workspace
 
+EXTRA_LOGGERS = "data,models,serving,tasks"
+"""Floors whose log records Prefect shows beside its own."""
+
 
 class StackError(RuntimeError):
     """A part of the stack did not come up or died; the message names its log."""
@@ -68,7 +71,7 @@ def child_environment(home: Workspace, api: str | None = None) -> dict[str, str]
     # A workspace has folders called data and models: they must never be imported in the place of the packages.
     environment["PYTHONSAFEPATH"] = "1"
     environment["PREFECT_HOME"] = str(home.state / "prefect")
-    environment["PREFECT_LOGGING_EXTRA_LOGGERS"] = "data,models,serving,tasks"
+    environment["PREFECT_LOGGING_EXTRA_LOGGERS"] = EXTRA_LOGGERS
     environment["PREFECT_API_REQUEST_TIMEOUT"] = "120"
     environment.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
     if api:
