@@ -1,8 +1,35 @@
-"""``make bench``: run every benchmark; the real data sets are looked for beside the checkout."""
+"""``make bench``: run every benchmark, or those named; the real data sets are looked for beside the checkout."""
 
 import sys
 
+from benchmarks.certificate_rates import measure_certificates
+from benchmarks.engine import measure_engine
+from benchmarks.few_labels import measure_few_labels
+from benchmarks.interval_coverage import measure_intervals
 from benchmarks.main_job import measure_main_job
+from benchmarks.selection_quality import measure_selection
+from benchmarks.speed import measure_speed
+
+BENCHMARKS = {
+    "main-job": measure_main_job,
+    "speed": measure_speed,
+    "engine": measure_engine,
+    "selection": measure_selection,
+    "few-labels": measure_few_labels,
+    "certificate": measure_certificates,
+    "intervals": measure_intervals,
+}
+
+
+def run_benchmarks(arguments: list[str]) -> int:
+    """Run the benchmark named first, with the other arguments, or all without any; return the worst exit code."""
+    if not arguments:
+        return max(measure([]) for measure in BENCHMARKS.values())
+    if arguments[0] not in BENCHMARKS:
+        sys.stderr.write(f"no benchmark {arguments[0]!r}; there are: {', '.join(BENCHMARKS)}\n")
+        return 2
+    return BENCHMARKS[arguments[0]](arguments[1:])
+
 
 if __name__ == "__main__":
-    sys.exit(measure_main_job(sys.argv[1:]))
+    sys.exit(run_benchmarks(sys.argv[1:]))

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 DATASETS = ("neu", "xsdd", "hymenoptera", "mednist")
 DRAWS = 10
 LABELS_PER_CLASS = 20
+FEWER_LABELS = (5, 10)
 STRENGTH = 0.01  # inverse penalty of the logistic regression, on standardised features
 
 
@@ -45,14 +46,12 @@ def embed(backbone: torch.nn.Module, folder: Path, pixels: np.ndarray) -> np.nda
     return extract_features(backbone, pixels, normalization)
 
 
-def score_draws(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return balanced accuracy ``(DRAWS,)`` on all images outside each draw of labelled ones."""
+def score_draws(features: np.ndarray, labels: np.ndarray, per_class: int = LABELS_PER_CLASS) -> np.ndarray:
+    """Return balanced accuracy ``(DRAWS,)`` on all images outside each draw of ``per_class`` labelled ones."""
     classes, scores = int(labels.max()) + 1, []
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)
-        known = np.concatenate(
-            [rng.permutation(np.flatnonzero(labels == c))[:LABELS_PER_CLASS] for c in range(classes)]
-        )
+        known = np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:per_class] for c in range(classes)])
         mean, std = measure_spread(features[known])
         weight, bias = fit_logistic((features[known] - mean) / std, labels[known], classes, STRENGTH)
         held = np.setdiff1d(np.arange(len(labels)), known)
@@ -70,18 +69,29 @@ def summarise(values: np.ndarray) -> dict[str, float]:
 def compare_dataset(root: Path, folder: Path, random_seeds: int = 3) -> dict[str, object]:
     """Return figures of the pretrained network, of random ones (mean over seeds) and of their paired difference."""
     pixels, labels = load_images(root, read_input(folder).size_px)
-    trained = score_draws(embed(build_backbone(folder), folder, pixels), labels)
+    trained = embed(build_backbone(folder), folder, pixels)
     untrained = []
     for seed in range(random_seeds):
         torch.manual_seed(seed)
-        untrained.append(score_draws(embed(build_architecture(read_config(folder)), folder, pixels), labels))
-    by_chance = np.mean(untrained, axis=0)
+        untrained.append(embed(build_architecture(read_config(folder)), folder, pixels))
+    return {"images": len(pixels)} | {
+        f"labels_{count}": compare_features(trained, untrained, labels, count)
+        for count in (LABELS_PER_CLASS, *FEWER_LABELS)
+    }
+
+
+def compare_features(
+    trained: np.ndarray, untrained: list[np.ndarray], labels: np.ndarray, per_class: int
+) -> dict[str, object]:
+    """Return mean and interval of both and of the gain, paired by draw, with ``per_class`` labels."""
+    reached = score_draws(trained, labels, per_class)
+    seeds = [score_draws(features, labels, per_class) for features in untrained]
+    by_chance = np.mean(seeds, axis=0)
     return {
-        "images": len(pixels),
-        "pretrained": summarise(trained),
+        "pretrained": summarise(reached),
         "random": summarise(by_chance),
-        "gain": summarise(trained - by_chance),
-        "random_seed_means": [round(float(scores.mean()), 4) for scores in untrained],
+        "gain": summarise(reached - by_chance),
+        "random_seed_means": [round(float(scores.mean()), 4) for scores in seeds],
     }
 
 

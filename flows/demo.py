@@ -25,7 +25,14 @@ from tasks.runs import read_runs
 from tasks.workspace import Workspace, WorkspaceError, init_workspace
 
 PER_CLASS = 120
-SETTINGS = {"finetune.budget_s": 25, "watch.window": 150, "retrain.min_labels": 120}
+SETTINGS = {
+    "finetune.budget_s": 25,
+    "certify.arm_s": 0.5,
+    "certify.max_images": 100,
+    "certify.sizes": [0.5, 1.0],
+    "watch.window": 150,
+    "retrain.min_labels": 120,
+}
 """A demo should not take longer than a coffee; everything else is as in params.yaml."""
 
 

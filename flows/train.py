@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.finetune import finetune
@@ -12,6 +13,7 @@ from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
 from tasks.promote import promote
 from tasks.push import push
+from tasks.record import recall, remember
 from tasks.register import register
 from tasks.select import select
 from tasks.split import split
@@ -41,10 +43,13 @@ def train(workspace: Path, data: Path | None = None, by: str = "train") -> Train
 
 def make_version(home: Workspace, by: str) -> TrainReport:
     """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
-    stages = [ingest(home), validate(home), split(home), select(home), finetune(home), evaluate(home), export(home)]
+    stages = [ingest(home), validate(home), split(home)]
+    recall(home)
+    stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
     version = register(home)
     verdict = gate(home, version)
     decision = promote(home, version, verdict, by)
     report = summarize(home, by, version, decision, verdict, stages)
+    remember(home)
     push(home)
     return report

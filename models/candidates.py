@@ -1,37 +1,66 @@
-"""How each candidate backbone wants its images, and the score of its features on a small labelled sample."""
+"""Before anything is compared: who may compete, how images become square, which images are looked at."""
 
+import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from sklearn.model_selection import RepeatedStratifiedKFold
 
 from models.backbones import BackboneInput
-from models.probe import fit_logistic, measure_spread
 from serving.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
 Fit = Literal["auto", "squash", "crop", "letterbox"]
+SquareFit = Literal["squash", "crop", "letterbox"]
 NEAR_SQUARE = 1.15
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 
 
-def choose_fit(fit: Fit, sizes: np.ndarray) -> Literal["squash", "crop", "letterbox"]:
-    """Return how images are brought to a square; "auto" squashes if nine in ten are nearly square, else crops.
+@dataclass(frozen=True, slots=True)
+class AspectProfile:
+    """How far the images are from square, and what bringing them to one costs.
 
-    Args:
-        fit: What is asked for.
-        sizes: ``(N, 2)`` width and height of the images, in px.
+    Attributes:
+        median: Longer side over shorter, the median image.
+        near_square: Share of images whose longer side is at most 1.15 times the shorter, 0-1.
+        cropped: Share of all pixels that the largest centred square would leave out, 0-1.
     """
+
+    median: float
+    near_square: float
+    cropped: float
+
+    def describe(self) -> str:
+        """Return the profile in words."""
+        return (
+            f"the median image is {self.median:.2f} times as long as wide, {self.near_square:.0%} are nearly square; "
+            f"a centre crop would remove {self.cropped:.1%} of all pixels"
+        )
+
+
+def profile_aspects(sizes: np.ndarray) -> AspectProfile:
+    """Return the aspect profile of images of width and height ``sizes`` ``(N, 2)`` in px."""
+    short, long = sizes.min(axis=1).clip(1), sizes.max(axis=1).clip(1)
+    aspects = long / short
+    areas = (short * long).astype(np.float64)
+    return AspectProfile(
+        float(np.median(aspects)),
+        float(np.mean(aspects <= NEAR_SQUARE)),
+        float(1 - (short.astype(np.float64) ** 2).sum() / areas.sum()),
+    )
+
+
+def list_fits(fit: Fit, profile: AspectProfile) -> list[SquareFit]:
+    """Return the ways to a square worth comparing: the one asked for, or one if nine in ten are nearly square."""
     if fit != "auto":
-        return fit
-    aspects = sizes.max(axis=1) / np.maximum(sizes.min(axis=1), 1)
-    return "squash" if np.mean(aspects <= NEAR_SQUARE) >= 0.9 else "crop"
+        return [fit]
+    return ["squash"] if profile.near_square >= 0.9 else ["squash", "crop", "letterbox"]
 
 
-def describe_preprocess(wanted: BackboneInput, fit: Literal["squash", "crop", "letterbox"]) -> PreprocessSpec:
+def describe_preprocess(wanted: BackboneInput, fit: SquareFit) -> PreprocessSpec:
     """Return the preprocessing a backbone wants.
 
     The whole shorter side is kept when cropping: a defect at the border must not be cut away.
@@ -52,30 +81,36 @@ def sample_rows(labels: np.ndarray, rows: np.ndarray, limit: int, seed: int) -> 
     return np.sort(shuffled[np.argsort(ranks, kind="stable")][:limit])
 
 
-def score_features(
-    features: np.ndarray, labels: np.ndarray, *, strengths: Sequence[float], folds: int, repeats: int, seed: int
-) -> tuple[np.ndarray, float]:
-    """Return each image's hits in every repeat of a cross-validated linear probe, ``(R, N)`` bool, and the penalty.
-
-    The penalty with the most right answers is taken, of equals the stronger.
+def find_objection(
+    licence: str,
+    parameters: int,
+    latency_ms: float | None,
+    *,
+    forbidden: Sequence[str],
+    max_parameters: int | None,
+    max_latency_ms: float | None,
+) -> str | None:
+    """Return why a candidate may not compete, or None.
 
     Args:
-        features: ``(N, D)``.
-        labels: ``(N,)`` integers.
-        strengths: Inverse penalties to try, ascending.
-        folds: Lowered to the smallest class; classes with one image are never held out rightly.
-        repeats: Of the whole cross-validation, differently shuffled.
-        seed: Of the shuffles.
+        licence: As its config states it.
+        parameters: Of the body.
+        latency_ms: One image on this machine; None where it was not measured.
+        forbidden: Patterns of licences, shell style, in lower case.
+        max_parameters: Most parameters.
+        max_latency_ms: Most milliseconds an image.
     """
-    classes, codes = np.unique(labels, return_inverse=True)
-    folds = max(2, min(folds, int(np.bincount(codes).min())))
-    splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed)
-    right = np.zeros((len(strengths), repeats, len(codes)), dtype=bool)
-    for number, (train, held) in enumerate(splitter.split(codes[:, None], codes)):
-        mean, std = measure_spread(features[train])
-        x, held_x = (features[train] - mean) / std, (features[held] - mean) / std
-        for i, strength in enumerate(strengths):
-            weight, bias = fit_logistic(x, codes[train], len(classes), strength)
-            right[i, number // folds, held] = (held_x @ weight.T + bias).argmax(axis=1) == codes[held]
-    best = int(np.argmax(right.sum(axis=(1, 2))))
-    return right[best], float(strengths[best])
+    for pattern in forbidden:
+        if fnmatch.fnmatchcase(licence.lower(), pattern.lower()):
+            return f"its licence {licence} is ruled out by {pattern!r} in select.forbidden_licences"
+    if max_parameters is not None and parameters > max_parameters:
+        return f"it has {parameters:,} parameters, more than the {max_parameters:,} of select.max_parameters"
+    if max_latency_ms is not None and latency_ms is not None and latency_ms > max_latency_ms:
+        return f"it takes {latency_ms:.3g} ms an image here, more than the {max_latency_ms:g} of select.max_latency_ms"
+    return None
+
+
+def explain_nobody(objections: Mapping[str, str]) -> str:
+    """Return the message for a field in which every candidate was refused."""
+    listed = "; ".join(f"{name}: {why}" for name, why in sorted(objections.items()))
+    return f"no candidate may compete ({listed}). Loosen the limits of select, or offer other backbones."

@@ -25,6 +25,7 @@ def render_card(
     preprocess: Mapping[str, Any] | None = None,
     parity: Mapping[str, Any] | None = None,
     lineage: Mapping[str, str] | None = None,
+    certificate: Mapping[str, Any] | None = None,
 ) -> str:
     """Return CARD.md.
 
@@ -36,6 +37,7 @@ def render_card(
         preprocess: The preprocessing spec as plain values.
         parity: ``Parity.to_json()``.
         lineage: Hashes by name.
+        certificate: The verdict on whether transfer helped, as plain values.
     """
     labels = [escape_markdown(label) for label in metrics["labels"]]
     sections = [
@@ -48,6 +50,7 @@ def render_card(
         *write_data(split),
         "## Scores",
         *write_scores(metrics),
+        *write_certificate(certificate),
         "## Limits",
         write_bullets(list_limits(metrics)),
         "## Made from",
@@ -110,6 +113,17 @@ def write_scores(metrics: Mapping[str, Any]) -> list[str]:
         write_table(["score", "value", level], whole),
         write_table(["class", "images", "precision", level, "recall", level], classes),
     ]
+
+
+def write_certificate(certificate: Mapping[str, Any] | None) -> list[str]:
+    """Return whether transfer helped, empty where nobody asked."""
+    if not certificate:
+        return []
+    lines = [certificate["reason"] + ".", *certificate.get("notes", [])]
+    curves = (("crossing", "Scratch catches up"), ("next_labels", "Another hundred labels are worth"))
+    lines += [f"{title}: {certificate[key]['words']}." for key, title in curves if certificate.get(key)]
+    verdict = f"Verdict: **{escape_markdown(certificate['decision'])}**."
+    return ["## Did transfer help?", verdict, write_bullets([escape_markdown(line) for line in lines])]
 
 
 def list_limits(metrics: Mapping[str, Any]) -> list[str]:

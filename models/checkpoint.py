@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.backbones import BackboneError, Normalization, build_architecture, compare_weights, read_weights
+from models.blocks import stage_backbone
 from models.device import is_convolutional
 from models.features import normalise_pixels
 from models.probe import Probe
@@ -111,6 +112,7 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     preprocess: PreprocessSpec
     normalization: dict[Literal["mean", "std"], tuple[float, float, float]]
     embedding_dims: int
+    taps: list[float]
     kept: Literal["probe", "finetuned"]
     reason: str
     steps: int
@@ -118,6 +120,7 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     best_epoch: int
     frozen_groups: int
     groups: int
+    views: int
     batchnorm: Literal["none", "frozen", "trained"]
     budget_cut: bool
     budget_reason: str
@@ -183,6 +186,8 @@ def load_checkpoint(folder: Path) -> tuple[Classifier, CheckpointInfo]:
         raise CheckpointError(f"{path} is {found}, but {INFO_FILE} says {info.weights_sha256}. Run finetune again.")
     try:
         backbone = build_architecture(info.backbone_config)
+        if info.taps:
+            backbone = stage_backbone(backbone.eval(), info.preprocess.size_px, info.taps)
         weights = read_weights(path)
     except BackboneError as exc:
         raise CheckpointError(f"checkpoint {folder} cannot be rebuilt: {exc}") from exc

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,8 @@ class Choice:
     """Which of probe and fine-tuned network is kept; a verdict on the same validation images.
 
     ``gained`` images only the fine-tuned one has right, ``lost`` only the probe; ``p_value`` is the exact two-sided
-    sign test on those. The fine-tuned one needs ``gained > lost``.
+    sign test on those. The fine-tuned one must be ahead by more than one standard error, the root of their sum: the
+    probe is simpler, and when it is kept it learns the validation images too.
     """
 
     kept: Literal["probe", "finetuned"]
@@ -40,7 +42,8 @@ def choose_weights(logits: dict[str, np.ndarray], labels: np.ndarray, plan: Trai
     probe, tuned = (logits[kind].argmax(axis=1) == labels for kind in ("probe", "finetuned"))
     gained, lost = int(np.sum(tuned & ~probe)), int(np.sum(probe & ~tuned))
     p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    kept: Literal["probe", "finetuned"] = "finetuned" if gained > lost else "probe"
+    ahead = gained - lost > math.sqrt(gained + lost)
+    kept: Literal["probe", "finetuned"] = "finetuned" if ahead else "probe"
     reason = (
         f"of {n} validation images fine-tuning gains {gained} and loses {lost} against the linear probe"
         f" (p={p_value:.3g}); {'it is kept' if kept == 'finetuned' else 'the simpler probe is kept'}"

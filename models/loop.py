@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.adaptation import list_batchnorms
-from models.augmentation import augment_batch
 from models.checkpoint import Classifier
 from models.depth import group_by_depth
 from models.device import mixed_precision
-from models.features import take_batch
+from models.feeds import Feed, seed_of
 from models.optimizer import LoopConfig, build_optimizer, pack_optimizer, unpack_optimizer
 from models.plan import TrainingPlan, rate_factor
 from models.probe import sum_log_loss
@@ -77,14 +76,10 @@ def set_training_mode(classifier: Classifier, batch_size: int) -> bool:
     return bool(trained)
 
 
-def seed_of(*parts: int) -> int:
-    """Return a 63-bit seed mixed from ``parts``."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 def take_step(
     classifier: Classifier,
     optimizer: torch.optim.AdamW,
+    feed: Feed,
     data: TrainingData,
     plan: TrainingPlan,
     config: LoopConfig,
@@ -101,13 +96,11 @@ def take_step(
     order = np.random.default_rng([seed, epoch]).permutation(data.train)
     rows = order[place * plan.batch_size : (place + 1) * plan.batch_size]
     torch.manual_seed(seed_of(seed, 1, step))  # dropout and stochastic depth, where an architecture has them
-    generator = torch.Generator().manual_seed(seed_of(seed, 2, step))
-    batch = augment_batch(take_batch(data.pixels, rows, device), config.augment, generator)
     labels = torch.from_numpy(data.labels[rows]).to(device)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(step, plan.steps, config.warmup_share)
     with mixed_precision(device):
-        logits = classifier.score(classifier.embed(batch))
+        logits = classifier.score(feed.embed_rows(rows, step))
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -121,18 +114,6 @@ def take_step(
         )
     optimizer.step()
     return value
-
-
-def score_images(classifier: Classifier, data: TrainingData, rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return the logits ``(N, K)`` of the images at ``rows``, in eval mode, which is left on."""
-    classifier.eval()
-    device = classifier.head.weight.device
-    parts = []
-    with torch.inference_mode(), mixed_precision(device):
-        for start in range(0, len(rows), batch_size):
-            batch = take_batch(data.pixels, rows[start : start + batch_size], device)
-            parts.append(classifier.score(classifier.embed(batch).float()).float().cpu().numpy())
-    return np.concatenate(parts)
 
 
 def copy_state(classifier: Classifier) -> dict[str, Tensor]:
@@ -156,9 +137,11 @@ def restore_run(classifier: Classifier, optimizer: torch.optim.AdamW, resume: Re
     return TrainingRun(best=snapshot.tensors["best"], **snapshot.info)
 
 
-def close_epoch(run: TrainingRun, classifier: Classifier, data: TrainingData, plan: TrainingPlan, lr: float) -> None:
+def close_epoch(
+    run: TrainingRun, classifier: Classifier, feed: Feed, data: TrainingData, plan: TrainingPlan, lr: float
+) -> None:
     """Score the validation part, write the epoch into the history and keep the weights if they are the best so far."""
-    logits = score_images(classifier, data, data.validation, plan.batch_size)
+    logits = feed.score_held(plan.batch_size)
     labels = data.labels[data.validation]
     row = {
         "epoch": float(len(run.history) + 1),
@@ -181,6 +164,7 @@ def close_epoch(run: TrainingRun, classifier: Classifier, data: TrainingData, pl
 
 def run_training(
     classifier: Classifier,
+    feed: Feed,
     data: TrainingData,
     plan: TrainingPlan,
     config: LoopConfig,
@@ -194,6 +178,7 @@ def run_training(
 
     Args:
         classifier: On its device, head already fitted.
+        feed: Where batches come from.
         data: Images, labels and parts.
         plan: How deep and how long.
         config: How.
@@ -210,15 +195,19 @@ def run_training(
     run = restore_run(classifier, optimizer, resume)
     started = saved = time.monotonic()
     before = run.elapsed_s
-    set_training_mode(classifier, plan.batch_size)
+    ready = -1
     while run.step < plan.steps and not run.cut:
-        run.losses.append(take_step(classifier, optimizer, data, plan, config, run.step, seed))
+        epoch = run.step // plan.steps_per_epoch
+        if epoch != ready:
+            feed.begin_epoch(epoch)
+            set_training_mode(classifier, plan.batch_size)
+            ready = epoch
+        run.losses.append(take_step(classifier, optimizer, feed, data, plan, config, run.step, seed))
         run.step += 1
         run.elapsed_s = before + time.monotonic() - started
         ended = run.step % plan.steps_per_epoch == 0
         if ended:
-            close_epoch(run, classifier, data, plan, optimizer.param_groups[-1]["lr"])
-            set_training_mode(classifier, plan.batch_size)
+            close_epoch(run, classifier, feed, data, plan, optimizer.param_groups[-1]["lr"])
         if ended or time.monotonic() - saved > SAVE_EVERY_S:
             save_run(run, classifier, optimizer, resume)
             saved = time.monotonic()

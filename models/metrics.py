@@ -79,6 +79,42 @@ def score_ranking(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np
     return area, np.sum(gained * precision, axis=1) / true[:, -1]
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A ranking score and what each image adds to it: its influence, ``(N,)``, which sums to 0."""
+
+    score: float
+    influence: np.ndarray
+
+
+def trace_ranking(ranking: Ranking) -> tuple[Curve, Curve]:
+    """Return area under the ROC curve and average precision, each with the influence of every image.
+
+    The influence is the derivative by the image's weight, so that the sum of its squares is the score's variance.
+
+    Source: for the area DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988); Efron 1982, the infinitesimal
+    jackknife.
+    """
+    positive, counts = ranking.positive, np.diff(ranking.ends, prepend=-1)
+    true = np.cumsum(positive)[ranking.ends]
+    false = ranking.ends + 1 - true
+    gained, missed = np.diff(true, prepend=0), np.diff(false, prepend=0)
+    below, above = 1 - (false - missed / 2) / false[-1], (true - gained / 2) / true[-1]
+    area = float(np.sum(missed * above) / false[-1])
+    precision = true / (true + false)
+    average = float(np.sum(gained * precision) / true[-1])
+    # An image also moves the precision of every threshold at or below its own.
+    tails = np.cumsum((gained / (true + false) ** 2 * np.stack([false, -true]))[:, ::-1], axis=1)[:, ::-1] / true[-1]
+    hit, miss = (precision - average) / true[-1] + tails[0], tails[1]
+    area_influence, precision_influence = np.empty(len(positive)), np.empty(len(positive))
+    spread = [
+        np.repeat(values, counts) for values in ((below - area) / true[-1], (above - area) / false[-1], hit, miss)
+    ]
+    area_influence[ranking.order] = np.where(positive, spread[0], spread[1])
+    precision_influence[ranking.order] = np.where(positive, spread[2], spread[3])
+    return Curve(area, area_influence), Curve(average, precision_influence)
+
+
 def measure_log_loss(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return each image's negative log probability of its true class in nats, shape ``(N,)``."""
     chosen = probabilities[np.arange(len(labels)), labels]
@@ -112,6 +148,15 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> 
 def spread_gaps(binned: Bins) -> np.ndarray:
     """Return each image's accuracy minus confidence in the column of its bin, shape ``(N, bins)``."""
     return (binned.correct - binned.confidence)[:, None] * np.eye(binned.count)[binned.member]
+
+
+def measure_noise(binned: Bins) -> float:
+    """Return the calibration error that chance alone would show in a classifier without any: its bias at the most.
+
+    Every bin's gap is then normal around 0, and its mean distance from 0 is sqrt(2 / pi) standard deviations.
+    """
+    spread = np.sqrt(np.sum(spread_gaps(binned) ** 2, axis=0)) / len(binned.member)
+    return float(np.sqrt(2 / np.pi) * spread.sum())
 
 
 def score_calibration_error(gaps: np.ndarray, total: np.ndarray) -> np.ndarray:

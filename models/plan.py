@@ -4,6 +4,7 @@ The clock is never asked, so a resumed run, another machine and another driver t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.depth import GroupWork
@@ -51,6 +52,8 @@ class TrainingPlan:
         groups: Depth groups in all.
         batch_size: Images per step.
         reason: In words.
+        views: Views of each training image whose activations behind the frozen groups are kept; 0 computes them anew
+            in every step.
     """
 
     steps: int
@@ -59,6 +62,7 @@ class TrainingPlan:
     groups: int
     batch_size: int
     reason: str
+    views: int = 0
 
     @property
     def epochs(self) -> int:
@@ -77,6 +81,7 @@ def plan_training(
     batch_size: int,
     min_epochs: int,
     max_epochs: int,
+    views_for: Callable[[int], int] = lambda _frozen: 0,
 ) -> TrainingPlan:
     """Return how deep and how long to train: the smallest frozen prefix with which ``min_epochs`` fit.
 
@@ -90,20 +95,32 @@ def plan_training(
         batch_size: Wanted; lowered to ``train``.
         min_epochs: Fewer are not worth it while freezing more could afford them.
         max_epochs: More are not trained, however small the network.
+        views_for: From frozen groups to the views whose activations can be kept behind them; 0 where none can.
     """
     batch_size = min(batch_size, train)
     steps_per_epoch = train // batch_size
     left = budget_s - (adapted + train + validation) * speed.forward_s(work)
-    groups, epochs, frozen = len(work), 0, 0
+    groups, epochs, frozen, views = len(work), 0, 0, 0
     for frozen in range(groups):
-        epoch_s = steps_per_epoch * (batch_size * speed.train_s(work, frozen) + STEP_OVERHEAD_S)
-        epochs = min(max_epochs, max(0, math.floor(left / (epoch_s + validation * speed.forward_s(work)))))
+        views = views_for(frozen) if frozen else 0
+        kept = frozen if views else 0
+        prefix_s = speed.forward_s(work[:kept])
+        image_s = speed.train_s(work[kept:], frozen - kept)
+        epoch_s = steps_per_epoch * (batch_size * image_s + STEP_OVERHEAD_S) + validation * speed.forward_s(work[kept:])
+        fresh_s = epoch_s + train * prefix_s  # an epoch that first computes its view
+        rest = left - validation * prefix_s
+        fresh = min(views, math.floor(rest / fresh_s)) if views else 0
+        more = max(0, math.floor((rest - fresh * fresh_s) / epoch_s)) if fresh == views else 0
+        epochs = min(max_epochs, max(0, fresh + more))
         if epochs >= min(min_epochs, max_epochs):
             break
     reason = f"{epochs} epochs over the last {groups - frozen} of {groups} depth groups fit into {budget_s:g} s"
-    if epochs == 0:
+    if max_epochs == 0:
+        reason = "no epoch was asked for; the linear probe stands"
+    elif epochs == 0:
         reason = f"not one epoch over {train} images fits into {budget_s:g} s; the linear probe stands"
-    return TrainingPlan(epochs * steps_per_epoch, steps_per_epoch, frozen, groups, batch_size, reason)
+    views = min(views, epochs)
+    return TrainingPlan(epochs * steps_per_epoch, steps_per_epoch, frozen, groups, batch_size, reason, views)
 
 
 def rate_factor(step: int, steps: int, warmup_share: float) -> float:

@@ -7,9 +7,8 @@ Where the fields come from is not known here: a task introduces ``data.formula``
 import hashlib
 import json
 import logging
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,18 +18,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.adaptation import list_batchnorms
 from models.backbone_folder import WrittenBackbone, write_backbone
 from models.backbones import build_architecture
 from models.device import DeviceName, choose_device, deterministic_kernels, limit_threads, mixed_precision, place_module
-from models.resume import ResumeFolder, Snapshot
+from models.resume import ResumeFolder
+from models.steps import LearningState, check_loss, choose_rows, rate_factor, seed_step, settle_batchnorms
 from models.views import ViewConfig, make_views
 
 logger = logging.getLogger(__name__)
-
-
-class PretrainingDiverged(RuntimeError):  # noqa: N818
-    """The loss of the pretraining is not finite any more."""
 
 
 class RecipeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
@@ -80,45 +75,6 @@ class PretrainedBackbone:
     """Share of the last tenth of the training views that the network named rightly."""
 
 
-class _Run:
-    """Network, optimiser, average and figures at one step, with their snapshot."""
-
-    def __init__(self, recipe: RecipeConfig, classes: int, device: torch.device) -> None:
-        torch.manual_seed(recipe.seed)
-        backbone = build_architecture({"architecture": recipe.architecture, "model_args": recipe.model_args})
-        width = embedding_width(backbone)
-        self.network = place_module(nn.Sequential(backbone, nn.Linear(width, classes)), device)
-        self.average = {n: v.detach().clone() for n, v in self.network.state_dict().items()}
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-        self.step = 0
-        self.right: list[float] = []
-
-    def snapshot(self) -> Snapshot:
-        """Return everything that the next step depends on."""
-        moments = {
-            f"{index}.{name}": value
-            for index, state in self.optimiser.state_dict()["state"].items()
-            for name, value in state.items()
-        }
-        tensors = {"network": self.network.state_dict(), "average": self.average, "optimiser": moments}
-        return Snapshot(tensors, {"step": self.step, "right": self.right})
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Continue from ``snapshot``."""
-        self.network.load_state_dict(snapshot.tensors["network"])
-        for name, value in self.average.items():
-            value.copy_(snapshot.tensors["average"][name])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in snapshot.tensors["optimiser"].items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
-        self.step, self.right = int(snapshot.info["step"]), list(snapshot.info["right"])
-
-
 def pretrain_backbone(
     fields: np.ndarray,
     labels: np.ndarray,
@@ -148,7 +104,7 @@ def pretrain_backbone(
     device = choose_device(recipe.device)
     snapshots = ResumeFolder(state, fingerprint_run(fields, labels, recipe))
     with limit_threads(recipe.threads), deterministic_kernels():
-        run = _Run(recipe, classes, device)
+        run = _start(recipe, classes, device)
         snapshot = snapshots.load_latest_step()
         if snapshot is not None:
             run.restore(snapshot)
@@ -187,13 +143,21 @@ def fingerprint_run(fields: np.ndarray, labels: np.ndarray, recipe: RecipeConfig
     return digest.hexdigest()
 
 
+def _start(recipe: RecipeConfig, classes: int, device: torch.device) -> LearningState:
+    """Return a network with random weights and a linear classifier over it."""
+    torch.manual_seed(recipe.seed)
+    backbone = build_architecture({"architecture": recipe.architecture, "model_args": recipe.model_args})
+    network = nn.Sequential(backbone, nn.Linear(embedding_width(backbone), classes))
+    return LearningState(place_module(network, device), rate=recipe.learning_rate, decay=recipe.weight_decay)
+
+
 def embedding_width(backbone: nn.Module) -> int:
     """Return the length of the embedding; some architectures answer more numbers than ``num_features`` says."""
     return int(getattr(backbone, "head_hidden_size", 0) or backbone.num_features)
 
 
 def _train(
-    run: _Run,
+    run: LearningState,
     fields: np.ndarray,
     labels: np.ndarray,
     recipe: RecipeConfig,
@@ -208,7 +172,7 @@ def _train(
         chosen = choose_rows(len(fields), recipe.batch_size, run.step, recipe.seed)
         batch = torch.from_numpy(np.ascontiguousarray(fields[chosen])).to(device)
         target = torch.from_numpy(labels[chosen].astype(np.int64)).to(device)
-        run.right.append(_take_step(run, batch, target, recipe))
+        run.figures.append(_take_step(run, batch, target, recipe))
         run.step += 1
         if time.monotonic() - saved > recipe.save_every_s and run.step < recipe.steps:
             snapshots.save_step(run.step, run.snapshot())
@@ -217,91 +181,37 @@ def _train(
             progress(run.step, recipe.steps)
 
 
-def choose_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Return the rows of batch ``step``: consecutive pieces of one shuffle per pass over the samples."""
-    places = np.arange(step * batch_size, (step + 1) * batch_size)
-    passes = places // count
-    rows = np.empty(batch_size, np.int64)
-    for number in np.unique(passes):
-        order = np.random.default_rng([seed, int(number)]).permutation(count)
-        rows[passes == number] = order[places[passes == number] % count]
-    return np.sort(rows)
-
-
-def seed_step(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Return the generator of one step's views; no two steps share one."""
-    return torch.Generator(device=device).manual_seed(seed * 1_000_003 + step)
-
-
-def _take_step(run: _Run, fields: Tensor, target: Tensor, recipe: RecipeConfig) -> float:
+def _take_step(run: LearningState, fields: Tensor, target: Tensor, recipe: RecipeConfig) -> float:
     """Draw views, move the weights once, follow with the average; return the share of views named rightly."""
     generator = seed_step(recipe.seed, run.step, fields.device)
     # Neighbours in a sorted batch share their class; blending wants strangers.
     order = torch.randperm(len(fields), generator=generator, device=fields.device)
     fields, target = fields[order], target[order]
     views = make_views(fields, recipe.train_px, recipe.views, generator)
-    for group in run.optimiser.param_groups:
-        group["lr"] = recipe.learning_rate * rate_factor(run.step, recipe.steps)
     with mixed_precision(fields.device):
         logits = run.network(views.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
-    if not math.isfinite(loss.item()):
-        raise PretrainingDiverged(
-            f"the loss became {loss.item()} at step {run.step} of {recipe.steps}; lower learning_rate "
-            f"(now {recipe.learning_rate}) and start with an empty state folder."
-        )
-    run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
-    run.optimiser.step()
-    _follow(run, recipe.average_decay)
+    check_loss(loss, run.step, recipe.steps, recipe.learning_rate)
+    run.descend(loss, recipe.learning_rate * rate_factor(run.step, recipe.steps))
+    run.follow(recipe.average_decay, run.step)
     return float((logits.argmax(1) == target).float().mean())
 
 
-def rate_factor(step: int, steps: int) -> float:
-    """Return the share of the peak rate: a linear rise over a twentieth of the steps, then half a cosine."""
-    rise = max(1, steps // 20)
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-@torch.no_grad()
-def _follow(run: _Run, decay: float) -> None:
-    """Move the average towards the weights, faster in the first steps; counters are copied."""
-    decay = min(decay, (1 + run.step) / (10 + run.step))
-    for name, value in run.network.state_dict().items():
-        if value.is_floating_point():
-            run.average[name].lerp_(value, 1 - decay)
-        else:
-            run.average[name].copy_(value)
-
-
 def _finish(
-    run: _Run, fields: np.ndarray, recipe: RecipeConfig, into: Path, device: torch.device
+    run: LearningState, fields: np.ndarray, recipe: RecipeConfig, into: Path, device: torch.device
 ) -> PretrainedBackbone:
     """Settle the averaged network and write its body."""
     run.network.load_state_dict(run.average)
-    _settle_batchnorms(run.network, fields, recipe, device)
+    settle_batchnorms(run.network, _draw_settling_views(fields, recipe, device))
     written = write_backbone(run.network[0], recipe.architecture, recipe.model_args, recipe.tag, recipe.input_px, into)
-    recent = run.right[-max(1, recipe.steps // 10) :]
+    recent = run.figures[-max(1, recipe.steps // 10) :]
     return PretrainedBackbone(written, steps=run.step, accuracy=float(np.mean(recent)))
 
 
-@torch.no_grad()
-def _settle_batchnorms(network: nn.Module, fields: np.ndarray, recipe: RecipeConfig, device: torch.device) -> None:
-    """Re-estimate BatchNorm statistics under the averaged weights, on up to 32 batches of fresh views at input size."""
-    layers = list_batchnorms(network)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch then keeps the plain average over the batches
-    network.train()
+def _draw_settling_views(fields: np.ndarray, recipe: RecipeConfig, device: torch.device) -> Iterator[Tensor]:
+    """Yield up to 32 batches of fresh views at input size."""
     for step in range(min(32, recipe.steps)):
         rows = choose_rows(len(fields), recipe.batch_size, step, recipe.seed + 1)
         generator = torch.Generator(device=device).manual_seed(step)
         batch = torch.from_numpy(np.ascontiguousarray(fields[rows])).to(device)
-        network(make_views(batch, recipe.input_px, recipe.views, generator))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()
+        yield make_views(batch, recipe.input_px, recipe.views, generator)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,11 @@ from threadpoolctl import threadpool_limits
 
 logger = logging.getLogger(__name__)
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)
 """Inverse L2 penalties tried, scikit-learn's ``C`` on standardised features."""
+
+MOST_DIRECTIONS = 256
+"""Directions of the features that cross-validation looks at; the fit that is kept sees all."""
 
 MIN_STD_SHARE = 0.1
 """Floor of a feature's standard deviation, as a share of the median: a dead channel must not be blown up."""
@@ -43,12 +46,87 @@ class Probe:
         return ((features - self.mean) / self.std) @ self.weight.T + self.bias
 
 
-def measure_spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and floored standard deviation of each feature, both ``(D,)`` float32."""
+def measure_spread(features: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale of each feature, both ``(D,)`` float32: its standard deviation, floored, levelled by block.
+
+    Levelled: a block of few numbers weighs as much under the penalty as one of many, so that the wide last stage does
+    not drown the earlier ones.
+
+    Args:
+        features: ``(N, D)``.
+        widths: Numbers in each block, summing to D; one block when None.
+    """
     wide = features.astype(np.float64)
     std = wide.std(axis=0)
     floor = max(MIN_STD_SHARE * float(np.median(std)), 1e-6)
-    return wide.mean(axis=0).astype(np.float32), np.maximum(std, floor).astype(np.float32)
+    widths = widths or (wide.shape[1],)
+    level = np.repeat(np.sqrt(np.asarray(widths) * len(widths) / sum(widths)), widths)
+    return wide.mean(axis=0).astype(np.float32), (np.maximum(std, floor) * level).astype(np.float32)
+
+
+def reduce_features(standard: np.ndarray, most: int = MOST_DIRECTIONS) -> np.ndarray:
+    """Return standardised features ``(N, D)`` along their ``most`` strongest directions, ``(N, min(N, D, most))``.
+
+    An L2 penalty does not see rotations, so nothing is lost but the weakest directions, and with fewer than ``most``
+    images nothing at all.
+    """
+    wide = standard.astype(np.float64)
+    with threadpool_limits(1, user_api="blas"):
+        gram = wide @ wide.T if len(wide) <= wide.shape[1] else wide.T @ wide
+        values, vectors = np.linalg.eigh(gram)
+        strongest = np.argsort(values)[::-1][:most]
+        values, vectors = np.maximum(values[strongest], 0), vectors[:, strongest]
+        return vectors * np.sqrt(values) if len(wide) <= wide.shape[1] else wide @ vectors
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidation:
+    """What probes said of images they were not fitted on.
+
+    Attributes:
+        strength: The inverse penalty with the least log loss; of equals the smaller one, the stronger penalty.
+        logits: ``(N, K)`` out of fold, at that strength.
+        losses: Mean log loss in nats of every strength tried.
+    """
+
+    strength: float
+    logits: np.ndarray
+    losses: dict[float, float]
+
+
+def cross_validate(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    widths: Sequence[int] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = 5,
+    seed: int = 0,
+) -> CrossValidation:
+    """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` integers in 0..K-1.
+        classes: K.
+        widths: Blocks of the features.
+        strengths: Inverse penalties to try, ascending.
+        folds: Lowered to the smallest class; with a class of one image the smallest strength is taken unseen.
+        seed: Of the folds.
+    """
+    mean, std = measure_spread(features, widths)
+    reduced = reduce_features((features - mean) / std)
+    splits = make_folds(labels, folds, seed)
+    logits = np.zeros((len(strengths), len(labels), classes))
+    for train, held in splits:
+        for number, (weight, bias) in enumerate(fit_path(reduced[train], labels[train], classes, strengths)):
+            logits[number, held] = reduced[held] @ weight.T + bias
+    losses = [sum_log_loss(each, labels) / len(labels) for each in logits]
+    best = int(np.argmin(losses))
+    return CrossValidation(
+        float(strengths[best]), logits[best].astype(np.float32), dict(zip(map(float, strengths), losses, strict=True))
+    )
 
 
 def fit_probe(
@@ -56,21 +134,17 @@ def fit_probe(
     labels: np.ndarray,
     *,
     classes: int,
-    validation: tuple[np.ndarray, np.ndarray] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
-    folds: int = 5,
-    seed: int = 0,
+    strength: float,
+    widths: Sequence[int] | None = None,
 ) -> Probe:
-    """Fit a probe; the penalty with the lowest log loss on ``validation`` (or by cross-validation) wins.
+    """Fit a probe.
 
     Args:
         features: ``(N, D)``.
         labels: ``(N,)`` integers in 0..K-1; every class occurs.
         classes: K.
-        validation: Features ``(M, D)`` and labels ``(M,)`` to choose the penalty on.
-        strengths: Inverse penalties to try, ascending; of equals the first, the stronger penalty, is taken.
-        folds: Of the cross-validation; lowered to the smallest class.
-        seed: Of the folds.
+        strength: Inverse penalty, for instance that of ``cross_validate``.
+        widths: Blocks of the features.
 
     Raises:
         ValueError: If a class has no image.
@@ -78,15 +152,8 @@ def fit_probe(
     absent = sorted(set(range(classes)) - set(np.unique(labels).tolist()))
     if absent:
         raise ValueError(f"classes {absent} of {classes} have no training image; a head cannot learn them.")
-    mean, std = measure_spread(features)
-    standard = (features - mean) / std
-    if validation is not None:
-        splits = [(standard, labels, (validation[0] - mean) / std, validation[1])]
-    else:
-        splits = [(standard[a], labels[a], standard[b], labels[b]) for a, b in make_folds(labels, folds, seed)]
-    losses = [sum(rate_strength(c, classes, *split) for split in splits) for c in strengths] if splits else [0.0]
-    strength = float(strengths[int(np.argmin(losses))])
-    weight, bias = fit_logistic(standard, labels, classes, strength)
+    mean, std = measure_spread(features, widths)
+    weight, bias = fit_logistic((features - mean) / std, labels, classes, strength)
     return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, strength)
 
 
@@ -96,14 +163,6 @@ def make_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarr
     if folds < 2:
         return []
     return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels[:, None], labels))
-
-
-def rate_strength(
-    strength: float, classes: int, x: np.ndarray, y: np.ndarray, held_x: np.ndarray, held_y: np.ndarray
-) -> float:
-    """Return the summed log loss on held-out images of a probe fitted with ``strength``, in nats."""
-    weight, bias = fit_logistic(x, y, classes, strength)
-    return sum_log_loss(held_x @ weight.T + bias, held_y)
 
 
 def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -118,25 +177,34 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) ->
 
     With fewer images than features the fit runs in the span of the images: the optimum is the same and it is faster.
     """
-    # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
-    with threadpool_limits(1, user_api="blas"):
-        return _fit_logistic(x, y, classes, strength)
-
-
-def _fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
     basis = None
-    if x.shape[0] < x.shape[1]:
-        basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
-        x = x @ basis
-    model = LogisticRegression(C=strength, max_iter=1000, tol=1e-5)
-    with warnings.catch_warnings():
-        # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x.astype(np.float64), y)
-    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
-    if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
-        weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2
-        bias[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2
-    else:
-        weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+    with threadpool_limits(1, user_api="blas"):
+        if x.shape[0] < x.shape[1]:
+            basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
+            x = x @ basis
+    weight, bias = next(fit_path(x, y, classes, [strength]))
     return (weight if basis is None else weight @ basis.T), bias
+
+
+def fit_path(
+    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield weight ``(K, D)`` and bias ``(K,)`` for each strength, every fit starting where the last one ended.
+
+    A class without an image in ``y`` is never answered.
+    """
+    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True)
+    wide = x.astype(np.float64)
+    for strength in strengths:
+        # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=strength).fit(wide, y)
+        weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
+        if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
+            weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2
+            bias[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2
+        else:
+            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        yield weight, bias

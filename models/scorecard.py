@@ -9,28 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from models.intervals import bootstrap_scores, effective_interval, percentile_interval, wilson_interval
+from models.intervals import (
+    bootstrap_scores,
+    doubtful_interval,
+    effective_interval,
+    percentile_interval,
+    spread_variance,
+    wilson_interval,
+)
 from models.metrics import (
     Bins,
     Counts,
+    Curve,
     bin_confidence,
     measure_brier,
     measure_log_loss,
+    measure_noise,
     rank_images,
     score_balanced_accuracy,
     score_calibration_error,
     score_macro_f1,
-    score_ranking,
     soften_logits,
     spread_gaps,
+    trace_ranking,
 )
 
 Score = Callable[[np.ndarray], dict[str, np.ndarray]]
 """From weights ``(R, N)`` to each score's values ``(R,)``."""
 
-SHARES = ("balanced_accuracy", "macro_f1", "roc_auc", "pr_auc")
-CURVE_CELLS = 40_000_000
-"""Resamples x images x classes spent on the ranking scores, about two seconds; beyond it they get fewer resamples."""
+SHARES = ("balanced_accuracy", "macro_f1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +100,13 @@ def gather_predictions(
     )
 
 
-def prepare_curves(held: HeldOut) -> Score:
-    """Return the scorer of ROC-AUC and average precision: macro one-vs-rest, or the positive class's if binary."""
-    rankings = [rank_images(held.probabilities[:, k], held.labels == k) for k in held.ranked]
-
-    def score(weights: np.ndarray) -> dict[str, np.ndarray]:
-        areas, precisions = zip(*(score_ranking(ranking, weights) for ranking in rankings), strict=True)
-        return {"roc_auc": np.mean(areas, axis=0), "pr_auc": np.mean(precisions, axis=0)}
-
-    return score
+def trace_curves(held: HeldOut) -> dict[str, Curve]:
+    """Return ROC-AUC and average precision: macro one-vs-rest, or the positive class's if binary."""
+    pairs = [trace_ranking(rank_images(held.probabilities[:, k], held.labels == k)) for k in held.ranked]
+    return {
+        name: Curve(float(np.mean([c.score for c in curves])), np.mean([c.influence for c in curves], axis=0))
+        for name, curves in zip(("roc_auc", "pr_auc"), zip(*pairs, strict=True), strict=False)
+    }
 
 
 def prepare_answers(held: HeldOut) -> Score:
@@ -142,38 +147,86 @@ def enclose_scores(
 
     Args:
         held: The predictions.
-        resamples: Bootstrap resamples; the ranking scores get fewer where images x classes are many.
+        resamples: Bootstrap resamples; accuracy and the ranking scores need none.
         seed: Seed of the resampling.
         confidence: Two-sided coverage of each interval.
         progress: Called with (resamples done, resamples in all).
     """
-    n = len(held.labels)
-    hits = int(np.sum(held.predicted == held.labels))
+    score = prepare_answers(held)
+    samples = bootstrap_scores(score, held.labels, resamples=resamples, seed=seed, progress=progress)
+    return (
+        bound_accuracy(held, confidence)
+        | bound_answers(held, score, samples, confidence)
+        | bound_curves(held, confidence)
+    )
+
+
+def bound_accuracy(held: HeldOut, confidence: float) -> dict[str, float]:
+    """Return the accuracy with its interval."""
+    n, hits = len(held.labels), int(np.sum(held.predicted == held.labels))
     low, high = wilson_interval(hits, n, confidence)
-    scores = {"accuracy": hits / n, "accuracy_low": float(low), "accuracy_high": float(high)}
-    samples, points = {}, {}
-    jobs = [(prepare_answers(held), resamples)]
-    if held.ranked:
-        jobs.append((prepare_curves(held), min(resamples, max(200, CURVE_CELLS // (n * len(held.ranked))))))
-    for score, count in jobs:
-        samples |= bootstrap_scores(score, held.labels, resamples=count, seed=seed, progress=progress)
-        points |= score(np.ones((1, n)))
-    for name, point in points.items():
-        bounds = bound_score(name, samples[name], float(point[0]), held, confidence)
-        scores |= {name: float(point[0]), f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
-    return scores
+    return {"accuracy": hits / n, "accuracy_low": float(low), "accuracy_high": float(high)}
+
+
+def bound_answers(held: HeldOut, score: Score, samples: dict[str, np.ndarray], confidence: float) -> dict[str, float]:
+    """Return what ``score`` gives, each with the interval that its ``samples`` make."""
+    bounded = {}
+    for name, point in score(np.ones((1, len(held.labels)))).items():
+        low, high = bound_score(name, samples[name], float(point[0]), held, confidence)
+        bounded |= {name: float(point[0]), f"{name}_low": low, f"{name}_high": high}
+    return bounded
+
+
+def bound_curves(held: HeldOut, confidence: float) -> dict[str, float]:
+    """Return the ranking scores, each with its interval; nothing where there is no ranking."""
+    sizes = np.bincount(held.labels, minlength=len(held.names))
+    others, sizes = (len(held.labels) - sizes)[held.ranked], sizes[held.ranked]
+    # One image ranked worst costs the area 1/n, but the precision about twice that: of its own and of later hits.
+    groups = {"roc_auc": np.minimum(sizes, others), "pr_auc": sizes / 2}
+    bounded = {}
+    for name, curve in trace_curves(held).items():
+        variance = spread_variance(curve.influence, held.labels)
+        low, high = doubtful_interval(curve.score, variance, rest_on(groups[name]), confidence)
+        bounded |= {name: curve.score, f"{name}_low": low, f"{name}_high": high}
+    return bounded
+
+
+def rest_on(groups: np.ndarray) -> float:
+    """Return the images that a mean over groups of ``groups`` images rests on: as many as a proportion would need."""
+    return len(groups) ** 2 / float(np.sum(1 / groups))
 
 
 def bound_score(
     name: str, samples: np.ndarray, estimate: float, held: HeldOut, confidence: float
 ) -> tuple[float, float]:
-    """Return the interval of one score in the way that fits its kind."""
-    if name not in SHARES:
-        low, high = percentile_interval(samples, estimate, confidence, centred=name.startswith("ece"))
-        return max(0.0, low), high
+    """Return the interval of one score in the way that fits its kind; ``samples`` are its values over resamples."""
+    stage = "raw" if name.endswith("_uncalibrated") else "probabilities"
+    if name.startswith(("log_loss", "brier")):
+        return bound_loss(getattr(held, stage), held.labels, estimate, name.startswith("brier"), confidence)
+    if name.startswith("ece"):
+        low, high = percentile_interval(samples, estimate, confidence, centred=True)
+        binned = held.raw_binned if stage == "raw" else held.binned
+        # Below: all of the error may be chance. Above: some of the confident errors may not have been seen.
+        unseen = doubtful_interval(estimate, float(np.var(samples)), len(held.labels), confidence)[1]
+        return max(0.0, low - measure_noise(binned)), max(high, unseen)
     sizes = np.bincount(held.labels, minlength=len(held.names))
-    ranks = name in ("roc_auc", "pr_auc")
-    groups = np.minimum(sizes, len(held.labels) - sizes)[held.ranked] if ranks else sizes[sizes > 0]
-    # A mean over classes rests on as many images as a proportion with the same variance would.
-    n = len(groups) ** 2 / float(np.sum(1 / groups))
-    return effective_interval(estimate, samples, n, confidence, capped=not ranks)
+    return effective_interval(estimate, samples, rest_on(sizes[sizes > 0]), confidence)
+
+
+def bound_loss(
+    probabilities: np.ndarray, labels: np.ndarray, estimate: float, brier: bool, confidence: float
+) -> tuple[float, float]:
+    """Return the interval of a mean loss, as a share of what an image costs that is answered wholly wrong.
+
+    For the log loss that is the worst image, or one whose runner-up was right, whichever costs more.
+    """
+    if brier:
+        losses, worst = measure_brier(probabilities, labels), 1.0 if probabilities.shape[1] == 2 else 2.0
+    else:
+        losses = measure_log_loss(probabilities, labels)
+        runner_up = np.argsort(probabilities, axis=1)[:, -2]
+        worst = max(float(losses.max()), float(measure_log_loss(probabilities, runner_up).mean()))
+    n, share = len(labels), losses / worst
+    variance = spread_variance((share - share.mean()) / n, labels)
+    low, high = doubtful_interval(estimate / worst, variance, n, confidence)
+    return low * worst, high * worst

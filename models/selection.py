@@ -1,52 +1,56 @@
-"""Choose the backbone: a linear probe on cached features of every candidate, the simplest within noise of the best."""
+"""The verdict on the backbones: what may be asked of the selection, what it answers, and its folder on disk."""
 
 import json
-import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, Field
 
-from models.adaptation import adapt_batchnorm
-from models.backbones import CONFIG_FILE, WEIGHTS_FILE, build_backbone, read_input
-from models.candidates import Fit, choose_fit, describe_preprocess, sample_rows, score_features
-from models.depth import count_work, group_by_depth
-from models.device import DeviceName, limit_threads
-from models.features import extract_features
-from models.hub import Backbone, list_backbones, retrieve_backbone
-from models.intervals import wilson_interval
-from models.probe import STRENGTHS
+from models.backbones import CONFIG_FILE, WEIGHTS_FILE
+from models.candidates import Fit, SquareFit
+from models.device import DeviceName
+from models.hub import Backbone
 from serving.durable import replace_folder, write_json
 from serving.preprocess import PreprocessSpec
-
-logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "selection.json"
 BACKBONE_FOLDER = "backbone"
 
 
 class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """Which backbones compete, and on how many images."""
+    """Which backbones compete, on how many images, and within which limits."""
 
     candidates: Literal["auto"] | list[str] = "auto"
     """Names ``arch.tag``, or "auto": all of the mirror and those that ship with the repository."""
     mirror: str | None = None
     """Folder or http(s) address with one folder per backbone."""
-    max_images: int = Field(240, ge=10)
+    forbidden_licences: list[str] = ["*-nc-*", "*-nc", "*noncommercial*", "*non-commercial*", "agpl*", "gpl*"]
+    """Patterns of licences whose weights may not be used, shell style; case does not matter."""
+    max_parameters: int | None = Field(None, ge=1)
+    """Most parameters a candidate may have."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Most milliseconds one image may take on this machine's CPU; measured once for each candidate."""
+    track_record: str | None = None
+    """File that several workspaces share what their runs found in; by default the workspace keeps its own."""
+    max_images: int = Field(300, ge=10, le=1000)
     """Training images, at most, that the candidates are compared on."""
     adapt_images: int = Field(96, ge=0)
-    """Of those, images that BatchNorm statistics are re-estimated on; 0 keeps the source's."""
+    """Images, at most, that BatchNorm statistics are re-estimated on where that helps; 0 never tries."""
     fit: Fit = "auto"
-    """How images become square; "auto" squashes nearly square ones and crops others."""
+    """How images become square; "auto" squashes nearly square ones and otherwise compares the three ways."""
     folds: int = Field(5, ge=2)
     """Of the cross-validation."""
-    repeats: int = Field(2, ge=1)
-    """Of the whole cross-validation."""
+    race_budget_s: float = Field(4.0, ge=0)
+    """Seconds on the nominal machine, counted, that a candidate is fine-tuned for in the first round of the race; the
+    second has three times as much. 0 leaves the race out."""
+    race_rounds: int = Field(2, ge=0)
+    """Rounds of the race at most."""
+    settled: float = Field(0.95, gt=0.5, le=1)
+    """Probability of being the best that ends the race."""
+    prefer: Literal["accuracy", "speed"] = "accuracy"
+    """ "speed" takes the least work among the candidates within one standard error of the best."""
     seed: int = Field(0, ge=0)
     """Of the sample and the folds."""
     device: DeviceName = "auto"
@@ -56,161 +60,91 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
 
 
 class Candidate(BaseModel, frozen=True, extra="forbid"):
-    """One row of the ranking: probe accuracy 0-1 with its 95 % Wilson interval, and what the network weighs."""
+    """One row of the ranking.
+
+    Attributes:
+        score: Cross-validated probe accuracy, 0-1, with its 95 % Wilson interval ``low`` to ``high``.
+        rank: Mean rank over all columns that have a value for it; 1 is best.
+        chance: How likely it is the best on images like these, 0-1, by bootstrap.
+        merit: Mean of nearest-neighbour hits, ridge hits and the probe's probability of the true class, 0-1.
+        prior: Public ImageNet accuracy in percent; None where none is known.
+        record: What earlier runs on other data sets say; None where it was never tried.
+        raced: Accuracy in its last round of the race; None where it did not race.
+        latency_ms: Measured, only where a limit was asked for.
+        nominal_ms: Of one image on the nominal machine, from counted work.
+        adapt_images: Training images that BatchNorm statistics are re-estimated on; 0 keeps the source's.
+    """
 
     name: str
     score: float
     low: float
     high: float
     standard_error: float
+    rank: float
+    chance: float
+    merit: float
+    knn: float
+    ridge: float
+    log_evidence: float
+    h_score: float
+    parc: float
+    prior: float | None
+    record: float | None
+    raced: float | None
     gflops: float
+    nominal_ms: float
+    latency_ms: float | None
     parameters: int
     licence: str
     sha256: str
     source: str
     strength: float
+    adapt_images: int
     preprocess: PreprocessSpec
 
 
-class Selection(BaseModel, frozen=True, extra="forbid"):
-    """The verdict: ``ranking`` by score; ``chosen`` needs the least work of those scoring at least ``threshold``."""
+class FitTrial(BaseModel, frozen=True, extra="forbid"):
+    """One way to a square on N images: mean log loss in nats of a cross-validated probe, and its accuracy."""
 
-    format: Literal[1] = 1
+    fit: SquareFit
+    loss: float
+    accuracy: float
+    n: int
+
+
+class Rival(BaseModel, frozen=True, extra="forbid"):
+    """What another way to choose would have taken, and how much its choice falls short of ours on the sampled images.
+
+    ``regret`` is in merit, 0-1, with its 95 % interval over images, paired; negative where the other is better.
+    """
+
+    chooser: str
+    chosen: str
+    regret: float
+    low: float
+    high: float
+    basis: Literal["race", "probe"]
+
+
+class Selection(BaseModel, frozen=True, extra="forbid"):
+    """The verdict, with everything it rests on."""
+
+    format: Literal[2] = 2
     chosen: str
     reason: str
-    threshold: float
     n: int
     classes: int
+    aspects: str
+    fits: list[FitTrial]
     ranking: list[Candidate]
+    laps: list[dict[str, float | int | str]]
+    rivals: list[Rival]
+    refused: dict[str, str]
 
     @property
     def winner(self) -> Candidate:
         """Return the row of the chosen backbone."""
         return next(row for row in self.ranking if row.name == self.chosen)
-
-
-PixelsFor = Callable[[PreprocessSpec, np.ndarray], np.ndarray]
-"""From a preprocessing and rows of the labels to uint8 images ``(len(rows), S, S, 3)``."""
-
-
-def select_backbone(
-    pixels_for: PixelsFor,
-    labels: np.ndarray,
-    parts: np.ndarray,
-    sizes: np.ndarray,
-    config: SelectConfig,
-    *,
-    store: Path,
-    lock: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Selection, Backbone]:
-    """Compare the candidates on training images; return the verdict and the chosen backbone.
-
-    Args:
-        pixels_for: Gives the images of some rows, prepared as a candidate wants them.
-        labels: ``(N,)`` integers.
-        parts: ``(N,)`` strings; only rows of "train" are looked at.
-        sizes: ``(N, 2)`` original width and height in px.
-        config: Candidates and sample.
-        store: Folder that keeps the weights.
-        lock: Lock file of the weights.
-        progress: Called with (candidates done, candidates in all).
-
-    Raises:
-        BackboneError: If a candidate cannot be had; a short list must not be chosen from silently.
-        ValueError: If there is no candidate, fewer than two classes or a class with one training image.
-    """
-    names = list_backbones(config.mirror) if config.candidates == "auto" else sorted(set(config.candidates))
-    rows = choose_rows(labels, parts, config)
-    if not names:
-        raise ValueError("no backbone to choose from: none ships with this installation; give select.mirror or names.")
-    fit = choose_fit(config.fit, sizes[parts == "train"])
-    backbones, ranking = {}, []
-    with limit_threads(config.threads):
-        for done, name in enumerate(names):
-            began = time.monotonic()
-            backbones[name] = retrieve_backbone(name, store=store, lock=lock, mirror=config.mirror)
-            spec = describe_preprocess(read_input(backbones[name].folder), fit)
-            ranking.append(rate_candidate(backbones[name], spec, pixels_for(spec, rows), labels[rows], config))
-            logger.info(
-                "candidate rated name=%s score=%.4f seconds=%.1f", name, ranking[-1].score, time.monotonic() - began
-            )
-            if progress is not None:
-                progress(done + 1, len(names))
-    selection = decide(ranking, len(rows), len(np.unique(labels[rows])))
-    logger.info("selection done chosen=%s reason=%s", selection.chosen, selection.reason)
-    return selection, backbones[selection.chosen]
-
-
-def choose_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> np.ndarray:
-    """Return the sampled training rows.
-
-    Raises:
-        ValueError: If there are not two classes with two training images each.
-    """
-    train = np.flatnonzero(parts == "train")
-    counts = np.unique(labels[train], return_counts=True)[1]
-    if len(counts) < 2 or counts.min() < 2:
-        raise ValueError(
-            f"choosing a backbone needs two classes with two training images each; the training part has "
-            f"{len(counts)} classes, the smallest with {counts.min() if len(counts) else 0} images."
-        )
-    # Fewer than two a class could not be cross-validated.
-    return sample_rows(labels, train, max(config.max_images, 2 * len(counts)), config.seed)
-
-
-def rate_candidate(
-    backbone: Backbone, spec: PreprocessSpec, pixels: np.ndarray, labels: np.ndarray, config: SelectConfig
-) -> Candidate:
-    """Return one candidate's row: features under the target's BatchNorm statistics, cross-validated probe accuracy."""
-    network, wanted = build_backbone(backbone.folder), read_input(backbone.folder)
-    work = count_work(network, group_by_depth(network), spec.size_px)
-    if config.adapt_images:
-        chosen = np.random.default_rng(config.seed).permutation(len(pixels))[: config.adapt_images]
-        adapt_batchnorm(network, pixels, wanted.normalization, rows=chosen, seed=config.seed, device=config.device)
-    features = extract_features(network, pixels, wanted.normalization, device=config.device)
-    right, strength = score_features(
-        features, labels, strengths=STRENGTHS, folds=config.folds, repeats=config.repeats, seed=config.seed
-    )
-    # Repeats see the same images again: they steady the score, the interval is that of n images.
-    score, n = float(right.mean()), right.shape[1]
-    low, high = wilson_interval(score * n, n)
-    return Candidate(
-        name=backbone.name,
-        score=score,
-        low=float(low),
-        high=float(high),
-        standard_error=float(right.mean(axis=0).std(ddof=1) / np.sqrt(n)),
-        gflops=round(sum(group.gflops for group in work), 4),
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
-        licence=backbone.licence,
-        sha256=backbone.sha256,
-        source=backbone.source,
-        strength=strength,
-        preprocess=spec,
-    )
-
-
-def decide(ranking: Sequence[Candidate], n: int, classes: int) -> Selection:
-    """Return the verdict by the one-standard-error rule: the least work among those within noise of the best.
-
-    Source: Breiman, Friedman, Olshen and Stone 1984, "Classification and Regression Trees", section 3.4.3.
-    """
-    ordered = sorted(ranking, key=lambda row: (-row.score, row.gflops, row.parameters, row.name))
-    best = ordered[0]
-    threshold = best.score - best.standard_error
-    near = [row for row in ordered if row.score >= threshold]
-    # Of equal work the better score decides: such candidates differ only in what they were trained on.
-    chosen = min(near, key=lambda row: (row.gflops, -row.score, row.parameters, row.name))
-    reason = f"{chosen.name} scores {chosen.score:.3f} ({chosen.low:.3f} to {chosen.high:.3f}) on {n} training images"
-    if chosen is best:
-        reason += f", the best of {len(ordered)}" if len(ordered) > 1 else ", the only candidate"
-    else:
-        reason += (
-            f"; {best.name} scores {best.score:.3f}, within one standard error ({best.standard_error:.3f}), "
-            f"but needs {best.gflops:g} billion operations an image instead of {chosen.gflops:g}"
-        )
-    return Selection(chosen=chosen.name, reason=reason, threshold=threshold, n=n, classes=classes, ranking=ordered)
 
 
 def save_selection(selection: Selection, backbone: Backbone, into: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning from end to end: AdaBN, linear probe on cached features, fine-tuning from that head, the better one kept.
+"""Fine-tuning from end to end: linear probe on kept features, fine-tuning from that head, the better one kept.
 
 The loop itself is in ``models/loop.py``, the budget in ``models/plan.py``, what is written in ``models/checkpoint.py``.
 """
@@ -14,21 +14,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel, Field
+from torch import Tensor, nn
 
-from models.adaptation import adapt_batchnorm, list_batchnorms
-from models.backbones import build_backbone, read_config, read_input
+from models.adaptation import list_batchnorms
+from models.backbones import Normalization, read_config
+from models.blocks import TAP_SHARES, StagedBackbone, cut_backbone
 from models.calibration import fit_temperature
 from models.checkpoint import BackboneOrigin, CheckpointInfo, Classifier, save_checkpoint
 from models.choice import choose_weights, format_history, rate_logits
 from models.depth import count_work, group_by_depth
 from models.device import DeviceName, choose_device, deterministic_kernels, limit_threads, place_module
-from models.features import extract_features
+from models.feeds import ActivationFeed, Feed, PixelFeed, score_images
+from models.frozen import FORMAT, FeatureStore, FrozenBackbone
 from models.hub import Backbone
-from models.loop import TrainingRun, copy_state, run_training, score_images, set_training_mode
+from models.loop import TrainingRun, copy_state, run_training, set_training_mode
 from models.optimizer import LoopConfig
 from models.plan import NOMINAL_SPEEDS, Speed, TrainingPlan, plan_training
-from models.probe import fit_probe, sum_log_loss
-from models.resume import ResumeFolder, Snapshot
+from models.resume import ResumeFolder
+from models.start import Start, prepare_start, refit_probe
 from models.training_data import TrainingData, gather_data, hash_pixels
 from serving.preprocess import PreprocessSpec
 
@@ -38,13 +41,21 @@ STOP_FACTOR = 3.0
 STOP_LEAST_S = 300.0
 """The fuse behind the budget: a busy machine should not make another model, only a hopeless one be stopped."""
 
+HALF_BYTES = 2
+"""Of one kept activation."""
+
 
 class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Budget and recipe of the finetune stage."""
 
     budget_s: float = Field(150.0, gt=0)
     """Seconds the stage should take on the nominal machine; turned into steps by counted work, never by the clock.
-    At three times as much on the clock, and five minutes at least, it ends with the best epoch so far."""
+    The clock is only a fuse, see ``stop_s``."""
+    image_s: float = Field(0.5, gt=0)
+    """Seconds of that budget that one training image is worth: few images are not trained on for long."""
+    stop_s: float | None = Field(None, gt=0)
+    """Seconds on the clock after which fine-tuning ends with the best epoch so far; by default three times the budget,
+    and five minutes at least."""
     nominal_gflops: float | None = Field(None, gt=0)
     """Billions of operations per second of the nominal machine; by default a slow two-core CPU, or a large GPU."""
     nominal_gigabytes: float | None = Field(None, gt=0)
@@ -55,8 +66,10 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """Passes that should fit into the budget: the layers near the input are frozen until they do."""
     batch_size: int = Field(32, ge=1)
     """Images per step; from 32 on BatchNorm trains, below it is frozen at the target's statistics."""
-    adapt_images: int = Field(512, ge=0)
-    """Training images, at most, that BatchNorm statistics are re-estimated on; 0 keeps the source's."""
+    views: int = Field(4, ge=0)
+    """Changed views of each training image whose activations behind the frozen layers are kept; 0 keeps none."""
+    activations_gib: float = Field(2.0, gt=0)
+    """Disk that kept activations may take; fewer views, or none, are kept where they would need more."""
     loop: LoopConfig = LoopConfig()
     """Rates, regularisation and augmentation."""
     seed: int = Field(0, ge=0)
@@ -78,6 +91,8 @@ def finetune(
     *,
     state: Path,
     into: Path,
+    adapt_images: int = 0,
+    features: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckpointInfo:
     """Train a classifier on the "train" rows, choose on the "validation" rows and write the checkpoint ``into``.
@@ -94,6 +109,8 @@ def finetune(
         config: Budget and recipe.
         state: Folder for snapshots; removed at the end.
         into: Folder to write, replaced as a whole.
+        adapt_images: Training images, at most, that BatchNorm statistics are re-estimated on; 0 keeps the source's.
+        features: Folder of kept features, shared with the selection; None keeps none.
         progress: Called with (steps done, steps in all) during fine-tuning.
 
     Raises:
@@ -105,31 +122,38 @@ def finetune(
     began = time.monotonic()
     data = gather_data(pixels, labels, parts)
     device = choose_device(config.device)
-    resume = ResumeFolder(state, hash_inputs(backbone, data, names, preprocess, config, device))
+    resume = ResumeFolder(state, hash_inputs(backbone, data, names, preprocess, config, device, adapt_images))
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        classifier = place_module(build_classifier(backbone.folder, len(names)), device)
-        plan = make_plan(classifier, data, preprocess.size_px, config, device)
-        start = prepare_start(classifier, data, names, config, resume)
-        run = run_training(
-            classifier, data, plan, config.loop, resume,
-            seed=config.seed, stop_s=max(STOP_FACTOR * config.budget_s, STOP_LEAST_S), progress=progress,
-        )  # fmt: skip
-        figures = keep_better(classifier, data, plan, start, run)
-    info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, figures)
-    history = format_history(start.info["train_loss"], info.validation["probe"], run.history)
+        frozen = FrozenBackbone(
+            backbone,
+            pixels,
+            rows=data.train,
+            adapt_images=adapt_images,
+            store=FeatureStore(features),
+            device=config.device,
+        )
+        start = prepare_start(frozen, data, len(names), resume)
+        classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
+        classifier.load_probe(start.probe)
+        adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
+        plan = make_plan(classifier, data, preprocess.size_px, config, device, adapted)
+        probed = copy_state(classifier)
+        run = train_from(classifier, data, plan, config, resume, progress)
+        kept = keep_better(classifier, data, plan, start, probed, run)
+    info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, kept)
+    history = format_history(start.train_loss, info.validation["probe"], run.history)
     info = save_checkpoint(classifier, info, history, into)
     resume.clear()
     logger.info("finetune done kept=%s epochs=%d seconds=%.1f", info.kept, info.epochs, time.monotonic() - began)
     return info
 
 
-def build_classifier(folder: Path, classes: int) -> Classifier:
-    """Return the pretrained network of a backbone folder with an empty head; its width is measured on one image."""
-    network, wanted = build_backbone(folder), read_input(folder)
-    with torch.inference_mode():
-        features = network(torch.zeros(1, 3, wanted.size_px, wanted.size_px)).shape[1]
-    return Classifier(network, wanted.normalization, features, classes)
+def build_classifier(
+    network: nn.Module, normalization: Normalization, widths: Sequence[int], classes: int, device: torch.device
+) -> Classifier:
+    """Return the network with an empty head on ``device``."""
+    return place_module(Classifier(network, normalization, sum(widths), classes), device)
 
 
 def hash_inputs(
@@ -139,10 +163,22 @@ def hash_inputs(
     preprocess: PreprocessSpec,
     config: FinetuneConfig,
     device: torch.device,
+    adapt_images: int,
 ) -> str:
     """Return the SHA-256 of everything the weights depend on: a snapshot of another key is not resumed."""
     digest = hashlib.sha256()
-    rest = [backbone.sha256, list(names), preprocess.sha256, config.model_dump(), device.type, torch.__version__]
+    recipe = config.model_dump(exclude={"stop_s"})
+    rest = [
+        FORMAT,
+        TAP_SHARES,
+        backbone.sha256,
+        list(names),
+        preprocess.sha256,
+        recipe,
+        device.type,
+        torch.__version__,
+        adapt_images,
+    ]
     digest.update(json.dumps(rest, sort_keys=True).encode())
     for rows in (data.train, data.validation, data.labels):
         digest.update(np.ascontiguousarray(rows).tobytes())
@@ -151,61 +187,64 @@ def hash_inputs(
 
 
 def make_plan(
-    classifier: Classifier, data: TrainingData, size_px: int, config: FinetuneConfig, device: torch.device
+    classifier: Classifier,
+    data: TrainingData,
+    size_px: int,
+    config: FinetuneConfig,
+    device: torch.device,
+    adapted: int = 0,
 ) -> TrainingPlan:
     """Return the plan that fits the budget on the nominal machine of this kind of device."""
     nominal = NOMINAL_SPEEDS[device.type]
     speed = Speed(config.nominal_gflops or nominal.gflops, config.nominal_gigabytes or nominal.gigabytes)
     backbone = classifier.backbone.eval()
-    adapted = min(config.adapt_images, len(data.train)) if list_batchnorms(backbone) else 0
+
+    def views_for(frozen: int) -> int:
+        cut = cut_backbone(backbone, frozen, size_px)
+        if cut is None or cut.frozen < frozen:
+            return 0
+        rows = config.activations_gib * 2**30 / (HALF_BYTES * cut.values) - len(data.validation)
+        return max(0, min(config.views, int(rows // len(data.train))))
+
     plan = plan_training(
         count_work(backbone, group_by_depth(backbone), size_px),
         speed,
         train=len(data.train),
         validation=len(data.validation),
         adapted=adapted,
-        budget_s=config.budget_s,
+        budget_s=min(config.budget_s, config.image_s * len(data.train)),
         batch_size=config.batch_size,
         min_epochs=config.min_epochs,
         max_epochs=config.max_epochs,
+        views_for=views_for,
     )
-    logger.info("training plan steps=%d frozen_groups=%d reason=%s", plan.steps, plan.frozen_groups, plan.reason)
+    logger.info(
+        "training plan steps=%d frozen_groups=%d views=%d reason=%s",
+        plan.steps, plan.frozen_groups, plan.views, plan.reason,
+    )  # fmt: skip
     return plan
 
 
-def prepare_start(
-    classifier: Classifier, data: TrainingData, names: Sequence[str], config: FinetuneConfig, resume: ResumeFolder
-) -> Snapshot:
-    """Adapt BatchNorm, fit the probe, load both into ``classifier``; or take them from the snapshot."""
-    start = resume.load("start")
-    if start is None:
-        resume.clear()
-        start = fit_start(classifier, data, names, config)
-        resume.save("start", start)
-    classifier.load_state_dict(start.tensors["weights"])
-    return start
-
-
-def fit_start(classifier: Classifier, data: TrainingData, names: Sequence[str], config: FinetuneConfig) -> Snapshot:
-    """Return the classifier's weights after AdaBN and probe, its validation logits and its training loss."""
-    normalization = classifier.normalization
-    chosen = np.random.default_rng(config.seed).permutation(data.train)[: config.adapt_images]
-    if len(chosen):
-        adapt_batchnorm(
-            classifier.backbone, data.pixels, normalization, rows=chosen, seed=config.seed, device=config.device
-        )
-    features, held = (
-        extract_features(classifier.backbone, data.pixels, normalization, rows=rows, device=config.device)
-        for rows in (data.train, data.validation)
-    )
-    labels, held_labels = data.labels[data.train], data.labels[data.validation]
-    probe = fit_probe(features, labels, classes=len(names), validation=(held, held_labels))
-    classifier.load_probe(probe)
-    logits = torch.from_numpy(probe.score(held).astype(np.float32))
-    loss = sum_log_loss(probe.score(features).astype(np.float64), labels) / len(labels)
-    return Snapshot(
-        {"weights": copy_state(classifier), "validation": {"logits": logits}},
-        {"strength": probe.strength, "train_loss": loss},
+def train_from(
+    classifier: Classifier,
+    data: TrainingData,
+    plan: TrainingPlan,
+    config: FinetuneConfig,
+    resume: ResumeFolder,
+    progress: Callable[[int, int], None] | None,
+) -> TrainingRun:
+    """Fine-tune from the head that ``classifier`` has, on pixels or on kept activations as the plan says."""
+    feed: Feed = PixelFeed(classifier, data, config.loop.augment, config.seed)
+    if plan.views:
+        cut = cut_backbone(classifier.backbone, plan.frozen_groups, data.pixels.shape[1])
+        assert cut is not None  # the plan has looked
+        feed = ActivationFeed(
+            classifier, cut, data, config.loop.augment,
+            views=plan.views, batch_size=plan.batch_size, seed=config.seed, folder=resume.folder / "activations",
+        )  # fmt: skip
+    stop_s = config.stop_s or max(STOP_FACTOR * config.budget_s, STOP_LEAST_S)
+    return run_training(
+        classifier, feed, data, plan, config.loop, resume, seed=config.seed, stop_s=stop_s, progress=progress
     )
 
 
@@ -217,18 +256,26 @@ def describe_batchnorm(classifier: Classifier, trained: bool) -> Literal["none",
 
 
 def keep_better(
-    classifier: Classifier, data: TrainingData, plan: TrainingPlan, start: Snapshot, run: TrainingRun
+    classifier: Classifier,
+    data: TrainingData,
+    plan: TrainingPlan,
+    start: Start,
+    probed: dict[str, Tensor],
+    run: TrainingRun,
 ) -> dict[str, Any]:
     """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
     labels = data.labels[data.validation]
     trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
-    logits = {"probe": start.tensors["validation"]["logits"].numpy()}
+    logits = {"probe": start.logits}
     if run.best_epoch:
         classifier.load_state_dict(run.best)
         logits["finetuned"] = score_images(classifier, data, data.validation, plan.batch_size)
     choice = choose_weights(logits, labels, plan)
-    classifier.load_state_dict(run.best if choice.kept == "finetuned" else start.tensors["weights"])
-    temperature = fit_temperature(logits[choice.kept], labels)
+    if choice.kept == "finetuned":
+        temperature = fit_temperature(logits["finetuned"], labels)
+    else:
+        classifier.load_state_dict(probed)
+        temperature = refit_probe(classifier, data, start)
     classifier.temperature.fill_(temperature)
     classifier.eval()
     return {
@@ -238,8 +285,8 @@ def keep_better(
         "lost": choice.lost,
         "p_value": choice.p_value,
         "best_epoch": run.best_epoch if choice.kept == "finetuned" else 0,
-        "batchnorm": describe_batchnorm(classifier, trained),
-        "strength": start.info["strength"],
+        "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
+        "strength": start.probe.strength,
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels) for kind, values in logits.items()},
     }
@@ -265,10 +312,12 @@ def describe_checkpoint(
         preprocess=preprocess,
         normalization={"mean": normalization.mean, "std": normalization.std},
         embedding_dims=classifier.head.in_features,
+        taps=list(TAP_SHARES) if isinstance(classifier.backbone, StagedBackbone) else [],
         steps=run.step,
         epochs=len(run.history),
         frozen_groups=plan.frozen_groups,
         groups=plan.groups,
+        views=plan.views,
         budget_cut=run.cut,
         budget_reason=plan.reason,
         **figures,

@@ -32,9 +32,11 @@ def gather_data(pixels: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> Tr
     return TrainingData(pixels, labels, train, validation)
 
 
-def hash_pixels(pixels: np.ndarray) -> str:
-    """Return the SHA-256 of the images' bytes, read in slices so that a memory map stays on the disk."""
-    digest = hashlib.sha256(str(pixels.shape).encode())
-    for start in range(0, len(pixels), 256):
-        digest.update(np.ascontiguousarray(pixels[start : start + 256]))
+def hash_pixels(pixels: np.ndarray, rows: np.ndarray | None = None) -> str:
+    """Return the SHA-256 of the images' bytes, of those at ``rows``; in slices, so that a memory map stays on disk."""
+    count = len(pixels) if rows is None else len(rows)
+    digest = hashlib.sha256(str((count, *pixels.shape[1:])).encode())
+    for start in range(0, count, 256):
+        chosen = slice(start, start + 256) if rows is None else rows[start : start + 256]
+        digest.update(np.ascontiguousarray(pixels[chosen]))
     return digest.hexdigest()

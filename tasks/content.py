@@ -17,6 +17,7 @@ from models.checkpoint import CheckpointInfo
 from models.export import Parity
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
+from models.transfer_verdict import CERTIFICATE_FILE
 from serving.preprocess import decode_image
 from tasks.params import load_params
 from tasks.pixels import Part
@@ -33,24 +34,27 @@ def gather_content(
     examples = choose_examples(answers.probabilities, test.targets)
     mistakes = choose_mistakes(answers.probabilities, test.targets)
     selection = _read_json(home.selection / "selection.json")
+    certificate = _read_json(home.certificate / CERTIFICATE_FILE)
     return ReportContent(
         name=load_params(home.params).export.name,
         metrics=_read_json(home.evaluation / "metrics.json"),
         backbone=info.backbone.model_dump(),
         verdict="exported",
         reason=info.reason,
-        checked=_list_checks(home, info, parity, selection),
+        checked=_list_checks(home, info, parity, selection, certificate),
         summary=_read_json(home.dataset / "summary.json"),
         samples=_show_samples(home, split),
         validation=_read_json(home.validation / "validation.json"),
         quarantine=_read_json(home.dataset / "quarantine.json"),
         split={part: rows["label"].value_counts().sort_index().to_dict() for part, rows in split.groupby("part")},
         selection=_list_candidates(selection),
+        choice={name: selection[name] for name in ("reason", "aspects", "fits", "rivals", "refused", "n")},
         history=_read_history(home.checkpoint / "history.csv"),
         training=_list_training(info),
         examples=_show_answers(home, test, answers, info.labels, examples),
         mistakes=_show_answers(home, test, answers, info.labels, mistakes),
         parity=parity.to_json(),
+        certificate=certificate,
         lineage=read_lineage(home),
     )
 
@@ -66,15 +70,19 @@ def read_lineage(home: Workspace) -> dict[str, str]:
         "selection": _hash(home.selection / "selection.json"),
         "checkpoint": _hash(home.checkpoint / "model.safetensors"),
         "evaluation": _hash(home.evaluation / "metrics.json"),
+        "certificate": _hash(home.certificate / CERTIFICATE_FILE),
     }
 
 
-def _list_checks(home: Workspace, info: CheckpointInfo, parity: Parity, selection: dict[str, Any]) -> list[str]:
+def _list_checks(
+    home: Workspace, info: CheckpointInfo, parity: Parity, selection: dict[str, Any], certificate: dict[str, Any]
+) -> list[str]:
     expectations = _read_json(home.validation / "validation.json")["expectations"]
     return [
         f"{len(expectations)} expectations on the data hold.",
         f"Backbone: {selection['reason']}",
         f"Training: {info.reason}.",
+        f"Certificate: {certificate['reason']}.",
         f"ONNX against torch: {parity.reason}.",
     ]
 
@@ -88,14 +96,20 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "accuracy_high": row["high"],
             "chosen": row["name"] == selection["chosen"],
             "licence": row["licence"],
-            "note": f"{row['gflops']:g} billion operations an image",
+            "ms": row["nominal_ms"],
+            "rank": row["rank"],
+            "chance": row["chance"],
+            "prior": row["prior"],
+            "raced": row["raced"],
+            "note": f"{row['gflops']:g} billion operations an image"
+            + (f", {row['latency_ms']:.3g} ms here" if row["latency_ms"] is not None else ""),
         }
         for row in selection["ranking"]
     ]
 
 
 def _list_training(info: CheckpointInfo) -> dict[str, Any]:
-    names = ("kept", "steps", "epochs", "frozen_groups", "groups", "batchnorm", "budget_cut", "temperature")
+    names = ("kept", "steps", "epochs", "frozen_groups", "groups", "batchnorm", "views", "budget_cut", "temperature")
     return {name: getattr(info, name) for name in names}
 
 

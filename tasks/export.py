@@ -14,11 +14,11 @@ from models.answers import Answers, read_answers
 from models.card import CARD_FILE, render_card
 from models.checkpoint import CheckpointInfo, load_checkpoint
 from models.export import export_onnx
-from models.report.report import render_report
+from models.report.report import ReportContent, render_report
 from serving.bundle import ANSWERS_FILE, REFERENCE_FILE, BundleDraft, seal_bundle
 from serving.durable import replace_folder, write_bytes, write_json
 from serving.quality import QUALITY_NAMES
-from tasks.content import gather_content, read_lineage
+from tasks.content import gather_content
 from tasks.graph import stage
 from tasks.params import load_params
 from tasks.pixels import Part, read_part, read_pixels
@@ -63,9 +63,10 @@ def export(home: Workspace) -> None:
         preprocess=info.preprocess.model_dump(),
         parity=content.parity,
         lineage=content.lineage,
+        certificate=content.certificate,
     )
     write_bytes(folder / CARD_FILE, card.encode())
-    seal_bundle(folder, draft_bundle(home, info, content.name, parity.to_json()))
+    seal_bundle(folder, draft_bundle(home, info, content, parity.to_json()))
     replace_folder(folder, home.bundle)
 
 
@@ -99,16 +100,17 @@ def write_reference(home: Workspace, folder: Path, test: Part, answers: Answers,
     write_bytes(folder / REFERENCE_FILE, buffer.getvalue())
 
 
-def draft_bundle(home: Workspace, info: CheckpointInfo, name: str, parity: dict) -> BundleDraft:
+def draft_bundle(home: Workspace, info: CheckpointInfo, content: ReportContent, parity: dict) -> BundleDraft:
     """Return what the files of the bundle do not say themselves."""
     metrics = json.loads((home.evaluation / "metrics.json").read_text())
     return BundleDraft(
-        name=name,
+        name=content.name,
         labels=info.labels,
         preprocess=info.preprocess,
         backbone=info.backbone.model_dump(),
         metrics={"test": metrics["test"], "classes": metrics["classes"]},
-        lineage=read_lineage(home),
+        certificate=dict(content.certificate),
+        lineage=dict(content.lineage),
         parity=parity,
         temperature=info.temperature,
         normalization={name: list(values) for name, values in info.normalization.items()},

@@ -1,4 +1,4 @@
-"""Stage ``finetune``: AdaBN, linear head, fine-tuning from it; the better of the two on validation is kept."""
+"""Stage ``finetune``: a linear head on kept features, fine-tuning from it; the better of the two is kept."""
 
 from models.selection import load_selection
 from models.training import finetune as train_classifier
@@ -26,5 +26,7 @@ def finetune(home: Workspace) -> None:
             load_params(home.params).finetune,
             state=home.training,
             into=home.checkpoint,
+            adapt_images=chosen.winner.adapt_images,
+            features=home.features,
             progress=progress,
         )

@@ -1,12 +1,15 @@
 """Step ``gate``: champion and challenger on the same frozen test images, then the verdict."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from data.loading import load_pixels
 from models.gate import GateVerdict, compare_versions, judge_first
+from serving.bundle import open_bundle
 from serving.registry import Registry
 from serving.runtime import ModelHandle
 from tasks.params import load_params
@@ -24,8 +27,11 @@ def gate(home: Workspace, version: str) -> GateVerdict:
     champion = registry.pointer().champion
     test = read_part(home, "test")
     challenger_correct = judge_version(home, version, test)
-    if champion is None or champion == version:
+    if champion == version:  # promoted already, perhaps by name: its certificate was known then
         return judge_first(challenger_correct, test.targets, config)
+    certificate = open_bundle(home.models_store / "versions" / version, verify=False).info.certificate
+    if champion is None:
+        return respect_certificate(judge_first(challenger_correct, test.targets, config), certificate, version)
     known = set(pd.read_csv(home.frozen, dtype=str)["sha256"])
     old = np.array([sha256 in known for sha256 in test.sha256s])
     slices = {"old": old, "new": ~old} if old.any() and not old.all() else {}
@@ -33,7 +39,18 @@ def gate(home: Workspace, version: str) -> GateVerdict:
     if was_rolled_back(registry, version):
         reason = f"{version} was rolled back; bring it back by name: regraft promote {version}"
         return replace(verdict, decision="keep", reason=reason)
-    return verdict
+    return respect_certificate(verdict, certificate, version)
+
+
+def respect_certificate(verdict: GateVerdict, certificate: Mapping[str, Any] | None, version: str) -> GateVerdict:
+    """Return the verdict, or ``keep`` where the version's own certificate says that transfer hurts.
+
+    The same network does better without its weights, so a better one is at hand than the one that asks.
+    """
+    if not certificate or certificate.get("decision") != "hurts" or verdict.decision == "keep":
+        return verdict
+    reason = f"its certificate says that {certificate['reason']}. Promote it all the same: regraft promote {version}"
+    return replace(verdict, decision="keep", reason=reason, needed=None)
 
 
 def was_rolled_back(registry: Registry, version: str) -> bool:

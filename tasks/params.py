@@ -17,6 +17,7 @@ from data.drift.verdict import WatchConfig
 from data.expectations import ValidateConfig
 from data.ingest import IngestConfig
 from data.splits import SplitConfig
+from models.certificate import CertifyConfig
 from models.evaluation import EvaluateConfig
 from models.export import ExportConfig
 from models.gate import GateConfig
@@ -31,7 +32,7 @@ class ParamsError(ValueError):
 
 
 class Params(BaseModel):
-    """All sections of ``params.yaml``; the seven stages first, then what happens around them."""
+    """All sections of ``params.yaml``; the eight stages first, then what happens around them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
 
@@ -47,6 +48,8 @@ class Params(BaseModel):
     """The training recipe and its budget."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Intervals and bins of the scores."""
+    certify: CertifyConfig = CertifyConfig()
+    """Whether transfer helped: draws, budgets and the gain that counts."""
     export: ExportConfig = ExportConfig()
     """The bundle and how nearly ONNX must answer like torch."""
     gate: GateConfig = GateConfig()

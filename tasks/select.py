@@ -1,34 +1,50 @@
-"""Stage ``select``: every candidate backbone is retrieved and probed on the train part; the verdict names one."""
+"""Stage ``select``: every candidate backbone is probed and raced on the train part; the verdict names one."""
 
 import numpy as np
 
-from models.selection import save_selection, select_backbone
+from models.contest import select_backbone
+from models.hub import list_backbones
+from models.selection import save_selection
+from models.track_record import rate_by_record, read_records
 from serving.preprocess import PreprocessSpec
 from tasks.graph import stage
 from tasks.params import load_params
 from tasks.pixels import read_part, read_pixels, read_sizes
 from tasks.progress import show_progress
+from tasks.record import describe_dataset, hash_dataset
 from tasks.workspace import Workspace
 
 
 @stage
 def select(home: Workspace) -> None:
     """Compare the candidates and keep the chosen weights beside the verdict."""
+    config = load_params(home.params).select
     known = read_part(home, "train", "validation")
     hashes = known.sha256s
+    few = len(hashes) <= 2 * config.max_images
 
     def pixels_for(spec: PreprocessSpec, rows: np.ndarray) -> np.ndarray:
+        # Of a small data set all images are decoded at once: the next stage wants the same array.
+        if few:
+            return read_pixels(home, hashes, spec)[rows]
         return read_pixels(home, [hashes[row] for row in rows], spec)
 
-    with show_progress("probing backbones") as progress:
+    names = list_backbones(config.mirror) if config.candidates == "auto" else config.candidates
+    record = rate_by_record(
+        read_records(home.known_runs), describe_dataset(home, known), names, exclude_dataset=hash_dataset(home)
+    )
+    with show_progress("comparing backbones") as progress:
         selection, backbone = select_backbone(
             pixels_for,
             known.targets,
             known.rows["part"].to_numpy(),
             read_sizes(home, known),
-            load_params(home.params).select,
+            config,
             store=home.backbones,
             lock=home.backbones_lock,
+            record={name: value for name, value in record.items() if value is not None},
+            features=home.features,
+            latencies=home.latencies,
             progress=progress,
         )
     save_selection(selection, backbone, home.selection)

@@ -23,6 +23,7 @@ class TrainReport:
     metrics: dict[str, Any]
     parity: dict[str, Any]
     gate: dict[str, Any]
+    certificate: dict[str, Any]
     stages: list[StageRun]
     report: str
 
@@ -51,10 +52,11 @@ def summarize(
         metrics=json.loads((home.evaluation / "metrics.json").read_text()),
         parity=dict(info.parity),
         gate=gate.to_json(),
+        certificate=dict(info.certificate or {}),
         stages=stages,
         report=str(folder / "report.html"),
     )
-    record_run(home, flow, {key: value for key, value in report.to_json().items() if key != "metrics"})
+    record_run(home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate")})
     if inside_flow_run():
         _publish(report)
     return report

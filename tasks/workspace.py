@@ -74,6 +74,16 @@ class Workspace:
         return self.data_store / "split.parquet"
 
     @property
+    def known_runs(self) -> Path:
+        """What earlier runs on other data found, as ``select`` may use it."""
+        return self.models_store / "known_runs.jsonl"
+
+    @property
+    def track_record(self) -> Path:
+        """What every finished run of this workspace found."""
+        return self.models_store / "track_record.jsonl"
+
+    @property
     def models_store(self) -> Path:
         return self.root / "models" / "store"
 
@@ -94,6 +104,11 @@ class Workspace:
         return self.models_store / "evaluation"
 
     @property
+    def certificate(self) -> Path:
+        """The verdict on whether transfer helped."""
+        return self.models_store / "certificate"
+
+    @property
     def bundle(self) -> Path:
         return self.models_store / "bundle"
 
@@ -109,6 +124,16 @@ class Workspace:
     @property
     def cache(self) -> Path:
         return self.state / "cache"
+
+    @property
+    def features(self) -> Path:
+        """Features of images under backbones; safe to delete."""
+        return self.cache / "features"
+
+    @property
+    def latencies(self) -> Path:
+        """What was measured of each backbone on this machine."""
+        return self.state / "latency.json"
 
     @property
     def training(self) -> Path:
@@ -153,8 +178,7 @@ def init_workspace(root: Path, *, remote: str | None = None) -> Workspace:
     for name in ("params.yaml", "dvc.yaml"):
         if not (root / name).exists():
             write_bytes(root / name, resources.files("tasks").joinpath("blueprint", name).read_bytes())
-    if not home.frozen.exists():
-        write_bytes(home.frozen, FROZEN_HEADER)
+    _write_absent(home)
     _init_dvc(home, remote)
     return home
 
@@ -172,9 +196,15 @@ def open_workspace(root: Path) -> Workspace:
             f"{root} is not a workspace: no {', '.join(absent)}. Make it one with: regraft init {root}"
         )
     home = Workspace(root)
-    if not home.frozen.exists():  # a fresh clone of a workspace in git
-        write_bytes(home.frozen, FROZEN_HEADER)
+    _write_absent(home)  # a fresh clone of a workspace in git
     return home
+
+
+def _write_absent(home: Workspace) -> None:
+    """Write the inputs of the graph that begin empty, where they are absent."""
+    for path, content in ((home.frozen, FROZEN_HEADER), (home.known_runs, b"")):
+        if not path.exists():
+            write_bytes(path, content)
 
 
 def _init_dvc(home: Workspace, remote: str | None) -> None:

@@ -1,5 +1,6 @@
 """Commands that make something: a workspace, a version, a verdict on production, a backbone."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,18 +34,26 @@ def train(
         str | None, typer.Option(help="Folder or URL with backbones in the hub's folder format.")
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value in params.yaml.")] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="End by then: 90s, 10m, 1h. Sets finetune.budget_s and finetune.stop_s for this machine."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     from flows.driver import run_flow
+    from tasks.forecast import fit_into, foresee, parse_duration
     from tasks.params import load_params, parse_assignments, set_params
 
     home = open_workspace(workspace)
+    limit_s = None if time_budget is None else parse_duration(time_budget)
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
     set_params(home.params, mirror | parse_assignments(assignments or []))
     load_params(home.params)  # every problem of the file at once, before anything starts
+    forecast = foresee(home, data) if limit_s is None else fit_into(home, data, limit_s)
+    sys.stderr.write(f"forecast: {forecast.describe()}\n")
     report = run_flow(home, "train", data=data.expanduser().resolve() if data else None)
-    answer(report.to_json(), as_json, _describe(report))
+    answer(report.to_json() | {"forecast": forecast.to_json()}, as_json, _describe(report))
     if not report.promoted:
         raise typer.Exit(3)
 
@@ -89,22 +98,33 @@ def retrain(
         raise typer.Exit(3)
 
 
-@app.command(epilog="Example: regraft pretrain --into backbones/ --steps 3000")
+@app.command(epilog="Example: regraft pretrain --into backbones/ --teacher mirror/mobilenetv2_100.tv_in1k")
 def pretrain(
     into: Annotated[Path, typer.Option(help="Folder that receives <arch.tag>/ in the hub's folder format.")],
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: those of the shipped backbone.")] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an Apache-2.0 MobileNetV2 to learn from. Default: the formulas' labels."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Optimiser steps; with --teacher, of the last phase. Default: the recipe's."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pretrain a small backbone on formula-driven images only: no pictures, no licence burden."""
-    from tasks.pretrain import PretrainConfig
+    """Make a small backbone from formula-driven images only, with or without a larger one to learn from."""
+    from tasks.pretrain import DistilConfig, PretrainConfig, distil
     from tasks.pretrain import pretrain as run_pretraining
     from tasks.progress import show_progress
 
-    config = PretrainConfig()
+    config = PretrainConfig() if teacher is None else DistilConfig()
     if steps is not None:
-        config = PretrainConfig(recipe=config.recipe.model_copy(update={"steps": steps}))
+        recipe = type(config.recipe).model_validate(config.recipe.model_dump() | {"steps": steps})
+        config = config.model_copy(update={"recipe": recipe})
     with show_progress("pretraining") as progress:
-        made = run_pretraining(into, config, progress=progress)
+        if teacher is None:
+            made = run_pretraining(into, config, progress=progress)
+        else:
+            made = distil(into, teacher, config, progress=progress)
     written = made.backbone
     result = {
         "name": written.name,
@@ -112,8 +132,8 @@ def pretrain(
         "sha256": written.sha256,
         "bytes": written.bytes,
         "steps": made.steps,
-        "accuracy": made.accuracy,
     }
+    result |= {"accuracy": made.accuracy} if teacher is None else {"unexplained": made.unexplained}
     answer(result, as_json, "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
@@ -132,6 +152,7 @@ def _describe(report: object) -> str:
     table.add_row("backbone", report.backbone)
     for name in ("accuracy", "balanced_accuracy"):
         table.add_row(f"test {name}", f"{test[name]:.3f}  [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]")
+    table.add_row("certificate", report.certificate.get("reason", "none"))
     table.add_row("onnx against torch", f"max |Δp| {report.parity['max_abs_diff']:.1e}")
     table.add_row("stages", ", ".join(f"{run.name} {run.state} {run.seconds:.1f} s" for run in report.stages))
     table.add_row("report", report.report)

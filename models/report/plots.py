@@ -110,6 +110,23 @@ def draw_curves(lines: Mapping[str, Points], x_label: str, y_label: str) -> Mark
     return axes.wrap(f"{y_label} by {x_label}", frame, *drawn, axes.draw_legend(list(lines)))
 
 
+def draw_ranges(lines: Mapping[str, Sequence[Mapping[str, float]]], x_label: str, y_label: str) -> Markup:
+    """Return a plot of named series of ``{x, y, low, high}``, every point with its interval."""
+    rows = [row for points in lines.values() for row in points]
+    xs = sorted({row["x"] for row in rows})
+    axes = Axes((0.0, xs[-1] * 1.05), (min(row["low"] for row in rows), max(row["high"] for row in rows)))
+    drawn = []
+    for i, points in enumerate(lines.values()):
+        aside = (i - (len(lines) - 1) / 2) * 0.012 * xs[-1]  # intervals at one size would cover each other
+        drawn.append(axes.draw_line([(row["x"] + aside, row["y"]) for row in points], i))
+        for row in points:
+            (x, bottom), (_, top) = axes.at(row["x"] + aside, row["low"]), axes.at(row["x"] + aside, row["high"])
+            ends = f'x1="{number(x)}" x2="{number(x)}" y1="{number(bottom)}" y2="{number(top)}"'
+            drawn.append(f'<g class="s{i % SERIES}"><line {ends}/></g>')
+    frame = axes.draw_frame(x_label, y_label, xs, choose_ticks(*axes.y))
+    return axes.wrap(f"{y_label} by {x_label}", frame, *drawn)
+
+
 def draw_reliability(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Markup:
     """Return accuracy against stated confidence; on the diagonal the model means what it says.
 

@@ -13,7 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.report.pictures import Picture, encode_thumbnail
-from models.report.plots import draw_curves, draw_interval, draw_reliability
+from models.report.plots import draw_curves, draw_interval, draw_ranges, draw_reliability
+from models.report.tradeoff import draw_tradeoff
 from serving.durable import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ MAX_PICTURES = 120
 """Pictures in each group; with three groups the page stays below 3 MB."""
 MAX_ROWS = 20
 SHOWN_PAIRS = 8
+ARMS = {"transfer": "pretrained weights", "scratch": "the same network from scratch", "neighbours": "no network"}
 STAGES = {"before": "before scaling", "after": "after scaling"}
 
 
@@ -55,7 +57,10 @@ class ReportContent:
     split: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Images by part, then by label."""
     selection: Sequence[Mapping[str, Any]] = ()
-    """Candidates: name, accuracy, accuracy_low, accuracy_high; optional chosen (bool), licence, note."""
+    """Candidates: name, accuracy, accuracy_low, accuracy_high; optional chosen (bool), licence, note, ms (an image),
+    rank, chance, prior, raced."""
+    choice: Mapping[str, Any] = field(default_factory=dict)
+    """How the backbone was chosen: reason, aspects, fits[], rivals[], refused{}, raced (laps), n."""
     history: Sequence[Mapping[str, Any]] = ()
     """Training: epoch or step, and any columns with "loss" or "accuracy" in their name."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +72,7 @@ class ReportContent:
     parity: Mapping[str, Any] = field(default_factory=dict)
     """``Parity.to_json()``."""
     certificate: Mapping[str, Any] = field(default_factory=dict)
-    """Verdict on whether transfer helped: decision, reason."""
+    """Verdict on whether transfer helped: decision, reason; optional arms, crossing, next_labels, notes."""
     lineage: Mapping[str, str] = field(default_factory=dict)
     """Hashes of dataset, split, params, code."""
 
@@ -191,6 +196,22 @@ def plot_reliability(metrics: Mapping[str, Any]) -> Any:
     return draw_reliability(stages) if stages else None
 
 
+def plot_certificate(certificate: Mapping[str, Any]) -> Any:
+    """Return the learning curve of every arm with its intervals, or None where fewer than two sizes were measured."""
+    arms = certificate.get("arms", ())
+    if len({arm["n"] for arm in arms}) < 2:
+        return None
+    lines = {
+        words: [
+            {"x": arm["n"], "y": arm["accuracy"], "low": arm["low"], "high": arm["high"]}
+            for arm in sorted(arms, key=lambda arm: arm["n"])
+            if arm["arm"] == name
+        ]
+        for name, words in ARMS.items()
+    }
+    return draw_ranges(lines, "labelled images", "balanced accuracy")
+
+
 def tabulate_split(split: Mapping[str, Mapping[str, int]], labels: Sequence[str]) -> dict[str, Any]:
     """Return parts and one row per label with its counts."""
     parts = [part for part in ("train", "validation", "test") if part in split] + sorted(
@@ -221,18 +242,23 @@ def bound_scores(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tup
 def prepare_page(content: ReportContent) -> dict[str, Any]:
     """Return the variables of ``template.html``."""
     metrics = content.metrics
+    timed = [row for row in content.selection if "ms" in row]
     return {
         "content": content,
         "test": metrics["test"],
         "classes": metrics["classes"],
         "class_bounds": bound_scores(metrics["classes"], ["f1"]),
         "selection_bounds": bound_scores(content.selection, ["accuracy"]),
+        "tradeoff": draw_tradeoff(timed) if len(timed) > 1 else None,
         "facts_of_data": choose_facts(content.summary),
         "reasons": Counter(row["reason"] for row in content.quarantine).most_common(),
         "matrix": shade_confusion(metrics),
         "confusions": list_confusions(metrics)[: SHOWN_PAIRS if len(metrics["labels"]) <= MATRIX_CLASSES else MAX_ROWS],
         "curves": plot_history(content.history),
         "reliability": plot_reliability(metrics),
+        "learning": plot_certificate(content.certificate),
+        "arms": [arm for arm in content.certificate.get("arms", ()) if arm["n"] == content.certificate["n"]],
+        "arm_words": ARMS,
         "split": tabulate_split(content.split, metrics["labels"]) if content.split else None,
         "samples": group_pictures(content.samples),
         "examples": group_pictures(content.examples),

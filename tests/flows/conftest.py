@@ -17,8 +17,17 @@ from tasks.params import set_params
 from tasks.workspace import Workspace, init_workspace
 
 QUICK = {
-    "finetune.budget_s": 4,
+    "select.max_images": 48,
+    "select.adapt_images": 0,
+    "finetune.budget_s": 2,
     "evaluate.bootstrap": 200,
+    "certify.draws": 2,
+    "certify.max_images": 24,
+    "certify.max_test": 18,
+    "certify.sizes": [1.0],
+    "certify.arm_s": 0.1,
+    "certify.max_epochs": 1,
+    "certify.size_px": 32,
     "watch.window": 120,
     "watch.min_window": 50,
     "retrain.min_labels": 60,

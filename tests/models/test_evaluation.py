@@ -8,7 +8,16 @@ import pytest
 from sklearn import metrics as sk
 
 from models.evaluation import EvaluateConfig, evaluate_predictions, write_evaluation
-from models.metrics import bin_confidence, score_calibration_error, soften_logits, spread_gaps
+from models.metrics import (
+    bin_confidence,
+    measure_noise,
+    rank_images,
+    score_calibration_error,
+    score_ranking,
+    soften_logits,
+    spread_gaps,
+    trace_ranking,
+)
 
 QUICK = EvaluateConfig(bootstrap=200)
 
@@ -84,6 +93,40 @@ def test_calibration_error_of_a_hand_made_case():
     gaps = spread_gaps(bin_confidence(p, y, 15)).sum(axis=0, keepdims=True)
     error = score_calibration_error(gaps, np.array([4.0]))
     assert error[0] == pytest.approx((2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6)) / 4, abs=1e-12)
+
+
+def test_the_influence_of_an_image_on_a_ranking_is_the_derivative_by_its_weight():
+    rng = np.random.default_rng(0)
+    positive = rng.random(50) < 0.4
+    ranking = rank_images(np.round(positive + rng.normal(size=50), 1), positive)  # ties
+    step = 1e-5 * np.eye(50)
+    ahead, behind = (score_ranking(ranking, 1 + sign * step) for sign in (1, -1))
+    for number, (curve, whole) in enumerate(
+        zip(trace_ranking(ranking), score_ranking(ranking, np.ones((1, 50))), strict=True)
+    ):
+        assert curve.score == pytest.approx(whole[0], abs=1e-12)
+        assert curve.influence == pytest.approx((ahead[number] - behind[number]) / 2e-5, abs=1e-8)
+        assert curve.influence.sum() == pytest.approx(0, abs=1e-12)
+
+
+def test_noise_is_the_calibration_error_of_a_calibrated_classifier():
+    rng, errors, noises = np.random.default_rng(1), [], []
+    for _ in range(300):
+        first = rng.uniform(0.5, 1, 100)
+        binned = bin_confidence(np.column_stack([first, 1 - first]), (rng.random(100) > first).astype(int), 15)
+        errors.append(score_calibration_error(spread_gaps(binned).sum(axis=0, keepdims=True), np.array([100.0]))[0])
+        noises.append(measure_noise(binned))
+    assert np.mean(noises) == pytest.approx(np.mean(errors), rel=0.1)
+
+
+def test_losses_without_a_mistake_are_not_called_certain():
+    y = np.repeat([0, 1], 30)
+    p = np.where(np.eye(2)[y] == 1, 0.999, 0.001)
+    test = evaluate_predictions(p, y, names_of(2), QUICK)["test"]
+    assert test["log_loss"] < 0.002
+    assert test["log_loss_high"] > 0.1  # one in sixty wrong at this confidence
+    assert test["brier_high"] > 0.01
+    assert test["ece_high"] > 0.01
 
 
 def test_temperature_shows_in_the_calibration_before_and_after():

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from benchmarks.interval_coverage import SCORES, Cell, bound_scores, make_population, measure_cell
+from models.evaluation import EvaluateConfig, evaluate_predictions
 from models.intervals import (
     bootstrap_scores,
+    doubtful_interval,
     draw_weights,
     effective_interval,
     percentile_interval,
+    spread_variance,
     wilson_interval,
 )
-from models.metrics import count_classes, score_balanced_accuracy, score_macro_f1
+from models.metrics import count_classes, rank_images, score_balanced_accuracy, score_macro_f1, trace_ranking
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (7, 12), (349, 360), (1, 1)])
@@ -113,3 +117,61 @@ def test_the_percentile_interval_would_not_cover_when_almost_nothing_is_wrong():
         low, high = percentile_interval(samples["a"], correct.mean())
         held += low <= 0.985 <= high
     assert held / 200 < 0.9
+
+
+def test_the_variance_of_a_mean_is_that_of_the_bootstrap_which_keeps_strata():
+    rng = np.random.default_rng(0)
+    strata = np.repeat([0, 1, 2], [30, 50, 20])
+    values = rng.normal(strata, 1 + strata)
+    samples = np.concatenate([block @ values / 100 for block in draw_weights(strata, 20_000, seed=0)])
+    assert spread_variance((values - values.mean()) / 100, strata) == pytest.approx(samples.var(), rel=0.06)
+    assert spread_variance(np.array([0.5, -0.5]), np.array([0, 1])) == 0.5  # no spread within: the distance stands
+
+
+def test_doubt_is_half_an_image_and_fades_with_many_errors():
+    low, high = doubtful_interval(1.0, 0.0, 60)
+    assert (low, high) == pytest.approx([float(bound) for bound in wilson_interval(60, 60)])
+    many = doubtful_interval(0.7, 0.7 * 0.3 / 100_000, 100_000)
+    assert many == pytest.approx([float(bound) for bound in wilson_interval(70_000, 100_000)], abs=1e-6)
+    plain = wilson_interval(0.99 * 1e4, 1e4)
+    assert doubtful_interval(0.99, 0.99 * 0.01 / 1e4, 60)[0] < float(plain[0])
+
+
+def draw_areas(repeats: int):
+    """Yield (area, variance) of test sets 100:100 in which one positive in thirty is ranked anywhere; mean 0.981."""
+    rng = np.random.default_rng(3)
+    positive = np.arange(200) < 100
+    for _ in range(repeats):
+        evidence = rng.normal(size=200) + np.where(positive & (rng.random(200) > 1 / 30), 4.0, 0.0)
+        curve = trace_ranking(rank_images(evidence, positive))[0]
+        yield curve.score, spread_variance(curve.influence, positive.astype(int))
+
+
+def test_intervals_of_areas_near_1_cover_and_without_the_doubt_would_not():
+    drawn = list(draw_areas(600))
+    truth = 29 / 30 * 0.997661 + 1 / 30 * 0.5  # of the normal distribution: Phi(4 / sqrt(2)), and chance
+    doubtful = [doubtful_interval(area, variance, 100) for area, variance in drawn]
+    plain = [wilson_interval(area * (size := area * (1 - area) / variance), size) for area, variance in drawn]
+    covered, uncovered = (np.mean([low <= truth <= high for low, high in bounds]) for bounds in (doubtful, plain))
+    assert covered >= 0.93
+    assert uncovered < 0.92
+
+
+def test_the_simulation_bounds_scores_as_a_report_does():
+    labels, rng = np.repeat([0, 1, 2], 20), np.random.default_rng(0)
+    probabilities = rng.dirichlet((1, 1, 1), 60) * 0.5 + np.eye(3)[labels] * 0.5
+    config = EvaluateConfig(bootstrap=200)
+    weights = np.concatenate(list(draw_weights(labels, 200, seed=config.seed)))
+    printed = evaluate_predictions(probabilities, labels, ["a", "b", "c"], config)
+    found = {name: (low, high) for name, low, high in bound_scores(probabilities, labels, weights)}
+    for name in SCORES:
+        assert found[name] == (printed["test"][f"{name}_low"], printed["test"][f"{name}_high"]), name
+    assert found["recall 1"] == (printed["classes"][1]["recall_low"], printed["classes"][1]["recall_high"])
+
+
+def test_the_simulation_finds_the_intervals_that_cover_too_little():
+    cell = Cell(classes=2, balanced=True, n=60, accuracy=0.95, mishaps=True)
+    assert make_population(cell, members=4000).truth["accuracy"] == pytest.approx(0.95, abs=0.003)
+    found = measure_cell(cell, repeats=200, resamples=100)
+    assert found["accuracy"].verdict == found["log_loss"].verdict == found["roc_auc"].verdict == "within"
+    assert found["plain log_loss"].verdict == found["plain roc_auc"].verdict == "low"

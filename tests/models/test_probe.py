@@ -4,7 +4,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from models.calibration import fit_temperature
-from models.probe import fit_logistic, fit_probe, measure_spread, sum_log_loss
+from models.probe import (
+    cross_validate,
+    fit_logistic,
+    fit_path,
+    fit_probe,
+    make_folds,
+    measure_spread,
+    reduce_features,
+    sum_log_loss,
+)
 
 
 def draw(n, dims, classes, seed=0, gap=1.0):
@@ -26,19 +35,60 @@ def test_fit_equals_scikit_learn(n, dims, classes):
 
 def test_probe_separates_what_can_be_separated():
     x, y = draw(90, 12, 3, gap=4)
-    probe = fit_probe(x[:60], y[:60], classes=3, validation=(x[60:], y[60:]))
+    probe = fit_probe(x[:60], y[:60], classes=3, strength=0.1)
     assert (probe.score(x[60:]).argmax(axis=1) == y[60:]).mean() == 1
+
+
+@pytest.mark.parametrize(("n", "dims"), [(40, 90), (90, 40)])
+def test_directions_keep_every_distance(n, dims):
+    x, _ = draw(n, dims, 3)
+    reduced = reduce_features(x, most=min(n, dims))
+    assert reduced.shape == (n, min(n, dims))
+    np.testing.assert_allclose(reduced @ reduced.T, x @ x.T, rtol=1e-4, atol=1e-2)
+    assert reduce_features(x, most=7).shape == (n, 7)
+
+
+def test_out_of_fold_logits_are_those_of_probes_fitted_without_the_image():
+    x, y = draw(30, 6, 3)
+    found = cross_validate(x, y, classes=3, strengths=(0.01, 0.1))
+    mean, std = measure_spread(x)
+    standard = (x - mean) / std
+    for train, held in make_folds(y, 5, 0):
+        weight, bias = fit_logistic(standard[train], y[train], 3, found.strength)
+        logits = standard[held] @ weight.T + bias
+        theirs = found.logits[held]
+        np.testing.assert_allclose(
+            theirs - theirs.mean(1, keepdims=True), logits - logits.mean(1, keepdims=True), atol=0.02
+        )
+    assert found.losses[found.strength] == min(found.losses.values())
+    assert found.losses[found.strength] == pytest.approx(sum_log_loss(found.logits.astype(float), y) / 30, rel=1e-5)
+
+
+def test_every_step_of_a_path_ends_where_a_fresh_fit_does():
+    x, y = draw(60, 8, 3)
+    for strength, (weight, bias) in zip((0.001, 0.1), fit_path(x, y, 3, (0.001, 0.1)), strict=True):
+        fresh, start = fit_logistic(x, y, 3, strength)
+        np.testing.assert_allclose(x @ weight.T + bias, x @ fresh.T + start, atol=0.02)
+
+
+def test_blocks_weigh_alike_however_wide_they_are():
+    x, _ = draw(200, 12, 2)
+    mean, std = measure_spread(x, widths=(10, 2))
+    energy = (((x - mean) / std) ** 2).sum(axis=0)
+    assert energy[:10].sum() == pytest.approx(energy[10:].sum(), rel=0.05)
+    assert energy.sum() == pytest.approx(200 * 12, rel=0.05)
 
 
 def test_noise_asks_for_the_strongest_penalty():
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(80, 30)).astype(np.float32), np.arange(80) % 2
-    assert fit_probe(x, y, classes=2).strength == 0.001
+    found = cross_validate(x, y, classes=2)
+    assert found.strength == min(found.losses) == 0.0003
 
 
 def test_fits_are_equal_bit_for_bit():
     x, y = draw(60, 80, 3)
-    one, two = fit_probe(x, y, classes=3), fit_probe(x, y, classes=3)
+    one, two = (fit_probe(x, y, classes=3, strength=0.1) for _ in range(2))
     assert one.weight.tobytes() == two.weight.tobytes()
     assert one.bias.tobytes() == two.bias.tobytes()
 
@@ -53,7 +103,7 @@ def test_a_dead_channel_is_not_blown_up():
 def test_a_class_without_images_is_named():
     x, y = draw(20, 4, 2)
     with pytest.raises(ValueError, match=r"classes \[2\] of 3"):
-        fit_probe(x, y, classes=3)
+        fit_probe(x, y, classes=3, strength=0.1)
 
 
 def test_log_loss_equals_scikit_learn():

@@ -15,6 +15,7 @@ from models.metrics import soften_logits
 from models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
 from models.report.plots import choose_ticks, draw_curves
 from models.report.report import ReportContent, choose_facts, format_share, render_report
+from models.report.tradeoff import draw_tradeoff
 
 NASTY = '<script>alert("x")</script>'
 ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping", "xlink:href")
@@ -220,3 +221,33 @@ def test_ticks_are_round_and_within_the_bounds():
 def test_a_flat_curve_and_a_single_point_are_drawn():
     assert "NaN" not in draw_curves({"loss": [(0, 0.5), (1, 0.5)]}, "epoch", "loss")
     assert "<circle" in draw_curves({"loss": [(0, 0.5)]}, "epoch", "loss")
+
+
+def test_candidates_are_plotted_by_accuracy_and_cost_with_the_chosen_one_marked():
+    rows = [
+        {"name": f"net.{i}", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "ms": ms, "chosen": i == 1}
+        for i, ms in enumerate((2.0, 20.0, 20.0))
+    ]
+    drawn = str(draw_tradeoff(rows))
+    assert all(f">net.{i}<" in drawn for i in range(3))
+    assert drawn.count('<g class="s0">') == 1
+    heights = re.findall(r'y="([\d.]+)" text-anchor="start">net\.', drawn)
+    assert len(set(heights)) == 2  # the two at one place are moved apart, the third stands elsewhere
+
+
+def test_the_choice_says_what_others_would_have_taken(tmp_path):
+    choice = {
+        "reason": "net.a wins the race",
+        "aspects": "all square",
+        "fits": [{"fit": "squash", "loss": 0.1, "accuracy": 0.9, "n": 20}],
+        "rivals": [
+            {"chooser": "static prior", "chosen": "net.b", "regret": 0.031, "low": -0.01, "high": 0.07, "basis": "race"}
+        ],
+        "refused": {"net.c": "its licence is ruled out"},
+        "n": 120,
+    }
+    candidate = {"name": "net.a", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "chosen": True}
+    rows = [candidate | {"ms": 2.0, "rank": 1.5, "chance": 0.7, "prior": None, "raced": 0.92}] * 2
+    page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
+    for words in ("net.a wins the race", "static prior", "+3.1", "-1.0 to +7.0", "net.c did not compete", "92.0"):
+        assert words in page, words

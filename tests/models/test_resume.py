@@ -36,7 +36,7 @@ models.loop.SAVE_EVERY_S = 0.05
 def live(name):
     data = np.load(root / "images.npz", allow_pickle=False)
     config = FinetuneConfig(max_epochs=6, batch_size=32, device="cpu", threads=1)
-    config = config.model_copy(update={"loop": config.loop.model_copy(update={"backbone_lr": 1e-3})})
+    config = config.model_copy(update={"loop": config.loop.model_copy(update={"backbone_lr": 3e-3})})
     finetune(
         Backbone("test_resnet.tiny", root / "test_resnet.tiny", sha256, "Apache-2.0", "embedded", 1),
         data["pixels"],
@@ -91,7 +91,7 @@ class Nursery:
 
 
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(make_backbone, stripes, tmp_path):
-    pixels, labels = stripes(72, noise=90)
+    pixels, labels = stripes(72, noise=110)
     parts = np.array(["train"] * 160 + ["validation"] * 56)
     np.savez(tmp_path / "images.npz", pixels=pixels, labels=labels, parts=parts)
     nursery = Nursery(tmp_path, make_backbone(tmp_path).sha256)

@@ -2,47 +2,76 @@ import numpy as np
 import pytest
 
 from models.backbones import BackboneError
-from models.candidates import choose_fit, sample_rows, score_features
-from models.selection import (
-    Candidate,
-    SelectConfig,
-    decide,
-    load_selection,
-    save_selection,
-    select_backbone,
-)
+from models.candidates import find_objection, list_fits, profile_aspects, sample_rows
+from models.contest import select_backbone
+from models.decision import decide
+from models.race import Lap, choose_starters
+from models.selection import Candidate, SelectConfig, load_selection, save_selection
 from serving.preprocess import PreprocessSpec
 
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
 
 
-def row(name, score, gflops, error=0.01):
+def row(name, score, gflops, error=0.01, rank=1.0):
     return Candidate(
-        name=name, score=score, low=score - 0.02, high=score + 0.02, standard_error=error, gflops=gflops,
-        parameters=10, licence="MIT", sha256="0", source="hub", strength=1.0, preprocess=SPEC,
+        name=name, score=score, low=score - 0.02, high=score + 0.02, standard_error=error, rank=rank, chance=0.5,
+        merit=score, knn=score, ridge=score, log_evidence=0.0, h_score=0.0, parc=0.0, prior=None, record=None,
+        raced=None, gflops=gflops, nominal_ms=1.0, latency_ms=None, parameters=10, licence="MIT", sha256="0",
+        source="hub",
+        strength=1.0, adapt_images=0, preprocess=SPEC,
     )  # fmt: skip
 
 
-def test_the_least_work_within_one_standard_error_of_the_best_is_chosen():
-    verdict = decide([row("small", 0.951, 0.3), row("best", 0.96, 2.0), row("tiny", 0.949, 0.1)], 240, 6)
-    assert (verdict.chosen, verdict.threshold) == ("small", 0.95)
-    assert [r.name for r in verdict.ranking] == ["best", "small", "tiny"]
-    assert "within one standard error" in verdict.reason
+FAST = SelectConfig(prefer="speed")
 
 
-def test_of_equal_work_the_better_score_is_chosen():
-    assert decide([row("insects", 0.955, 0.6), row("things", 0.96, 0.6)], 240, 6).chosen == "things"
+def test_who_prefers_speed_gets_the_least_work_within_one_standard_error_of_the_best():
+    rows = [row("small", 0.951, 0.3), row("best", 0.96, 2.0), row("tiny", 0.949, 0.1)]
+    assert decide(rows, [], {}, FAST)[0] == "small"
+    assert decide([row("small", 0.90, 0.3), row("large", 0.96, 9.0)], [], {}, FAST)[0] == "large"
+    assert decide(rows[::-1], [], {}, FAST) == decide(rows, [], {}, FAST)
 
 
-def test_a_clear_winner_is_chosen_whatever_it_costs():
-    verdict = decide([row("small", 0.90, 0.3), row("large", 0.96, 9.0)], 240, 6)
-    assert verdict.chosen == "large"
-    assert "the best of 2" in verdict.reason
+def test_without_a_race_the_best_mean_rank_is_chosen():
+    chosen, reason = decide(
+        [row("first", 0.9, 9.0, rank=1.5), row("second", 0.95, 0.1, rank=2.0)], [], {}, SelectConfig()
+    )
+    assert chosen == "first"
+    assert "best mean rank of 2" in reason
 
 
-def test_order_of_candidates_does_not_matter():
-    rows = [row("a", 0.95, 0.3), row("b", 0.95, 0.3), row("c", 0.95, 0.3)]
-    assert decide(rows, 240, 6) == decide(rows[::-1], 240, 6)
+def lap(name, number, chance=0.5):
+    return Lap(name, number, 6.0, 0.9, 0.9, chance)
+
+
+def test_the_last_round_decides_together_with_the_rank():
+    rows = [row("a", 0.9, 1.0, rank=1.0), row("b", 0.9, 1.0, rank=2.0), row("c", 0.9, 1.0, rank=3.0)]
+    laps = [lap("a", 1), lap("b", 1), lap("c", 1), lap("b", 2), lap("c", 2)]
+    merits = {"a": np.array([1.0]), "b": np.array([0.8]), "c": np.array([0.7])}
+    assert decide(rows, laps, merits, SelectConfig())[0] == "b"  # "a" did not reach the last round
+    even = merits | {"c": np.array([0.9])}  # the race says c, the rank b: the race breaks the tie
+    assert decide(rows, laps, even, SelectConfig())[0] == "c"
+
+
+def test_the_favourite_always_starts_and_three_at_least():
+    chances = {"a": 0.9, "b": 0.06, "c": 0.03, "d": 0.01, "e": 0.0}
+    assert choose_starters(chances, "e", 4, 0.05) == ["a", "b", "c", "e"]
+    assert choose_starters(chances, None, 2, 0.05) == ["a", "b"]
+
+
+def test_gates_name_what_they_refuse():
+    limits = {"forbidden": ["*-nc-*"], "max_parameters": 100, "max_latency_ms": 5.0}
+    assert "CC-BY-NC-4.0" in find_objection("CC-BY-NC-4.0", 10, 1.0, **limits)
+    assert "200 parameters" in find_objection("MIT", 200, 1.0, **limits)
+    assert "7.5 ms" in find_objection("MIT", 10, 7.5, **limits)
+    assert find_objection("MIT", 10, 1.0, **limits) is None
+
+
+def test_a_centre_crop_removes_what_lies_outside_the_square():
+    profile = profile_aspects(np.array([[200, 100], [100, 100]]))
+    assert profile.cropped == pytest.approx(1 / 3)
+    assert profile.near_square == 0.5
+    assert "33.3% of all pixels" in profile.describe()
 
 
 def test_samples_are_spread_over_the_classes():
@@ -54,26 +83,13 @@ def test_samples_are_spread_over_the_classes():
     assert not np.array_equal(rows, sample_rows(labels, np.arange(133), 23, seed=1))
 
 
-def test_near_squares_are_squashed_and_photographs_cropped():
+def test_near_squares_are_squashed_and_others_compared():
     square, photo = np.tile([[200, 200]], (9, 1)), np.tile([[500, 375]], (2, 1))
-    assert choose_fit("auto", square) == "squash"
-    assert choose_fit("auto", np.concatenate([square, photo])) == "crop"
-    assert choose_fit("auto", np.array([[115, 100]])) == "squash"
-    assert choose_fit("auto", np.array([[116, 100]])) == "crop"
-    assert choose_fit("letterbox", square) == "letterbox"
-
-
-def test_cross_validated_scores_tell_signal_from_noise():
-    generator = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    signal = np.eye(3)[labels] * 6 + generator.normal(size=(60, 3))
-    noise = generator.normal(size=(60, 40))
-    settings = {"strengths": (0.01, 1.0), "folds": 5, "repeats": 2, "seed": 0}
-    right, _ = score_features(signal.astype(np.float32), labels, **settings)
-    wrong, _ = score_features(noise.astype(np.float32), labels, **settings)
-    assert right.shape == (2, 60)
-    assert right.mean() > 0.98
-    assert wrong.mean() < 0.55
+    assert list_fits("auto", profile_aspects(square)) == ["squash"]
+    assert list_fits("auto", profile_aspects(np.concatenate([square, photo]))) == ["squash", "crop", "letterbox"]
+    assert list_fits("auto", profile_aspects(np.array([[115, 100]]))) == ["squash"]
+    assert len(list_fits("auto", profile_aspects(np.array([[116, 100]])))) == 3
+    assert list_fits("letterbox", profile_aspects(square)) == ["letterbox"]
 
 
 @pytest.fixture
@@ -87,7 +103,7 @@ def workspace(make_backbone, stripes, tmp_path):
         asked: list[np.ndarray] = []
         config = SelectConfig(
             **({"candidates": ["test_vit.tiny", "test_resnet.tiny"], "mirror": str(tmp_path / "mirror")} | settings),
-            max_images=30, device="cpu", threads=1,
+            max_images=30, race_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
         )  # fmt: skip
         answer = select_backbone(
             lambda spec, rows: asked.append(rows) or pixels[rows], labels, parts, np.full((60, 2), 32), config,

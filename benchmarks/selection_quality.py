@@ -1,0 +1,250 @@
+"""How much accuracy the choice of a backbone costs: regret of selection, static prior and chance, on two zoos.
+
+Truth is the pipeline's own fine-tuned test accuracy of every candidate, averaged over the label draws of a cell. The
+selection sees the training labels of one draw; its regret is the best candidate's truth minus that of its choice.
+"""
+
+import json
+import logging
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import describe_machine
+from benchmarks.zoos import SOURCES, SUFFIXES, Animal, build_equals, shrink_backbone
+from models.answers import answer_pixels
+from models.backbones import read_input
+from models.candidates import sample_rows
+from models.checkpoint import load_checkpoint
+from models.contest import select_backbone
+from models.hub import Backbone
+from models.prior import static_prior
+from models.selection import SelectConfig
+from models.training import FinetuneConfig, finetune
+from models.weight_lock import hash_file
+from serving.preprocess import PreprocessSpec
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks" / "selection.md"
+LABELS = (5, 20)
+DRAWS = 2
+MIXED_PX = 96
+MAX_TEST = 300
+TRUTH_BUDGET_S = 6.0
+BARS = {"mean": 0.015, "worst": 0.05, "raced": 0.007}
+"""Mean and worst regret of the selection as it is judged by its probe, and mean regret after the race."""
+
+
+ABOUT = f"""`python -m benchmarks selection`. Zoo *mixed*: the six public backbones at {MIXED_PX} px. Zoo *equal*:
+nets of one architecture and recipe that differ in what they were pretrained on; of eight, the one
+trained on the target's own images is left out. Labels a class: {LABELS[0]} and {LABELS[1]}; {DRAWS}
+label draws; at most {MAX_TEST} test images. Truth: balanced test accuracy of the pipeline's own
+training (budget {TRUTH_BUDGET_S:g} counted seconds), mean of the draws. Regret: the best candidate's
+truth minus the choice's, in points. *Ranked first*: best mean rank of prior and probe scores. *After
+the race*: what the selection finally chooses. *Static prior*: the public ImageNet accuracy, or for the
+nets of equal size the accuracy on their own source; candidates it does not know are never its choice.
+*Random*: the mean candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One data set with so many labels a class; images are asked for at a side by ``pixels``."""
+
+    name: str
+    labels: int
+    draw: int
+    targets: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def load_images(folder: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels uint8 ``(N, S, S, 3)``, squashed, and labels from the folders' names."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    names = sorted({path.parent.name for path in files})
+    resized = [Image.open(path).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC) for path in files]
+    return np.stack([np.asarray(image) for image in resized]), np.array([names.index(p.parent.name) for p in files])
+
+
+def draw_cell(name: str, targets: np.ndarray, labels: int, draw: int) -> Cell:
+    """Return rows of a cell: of the labelled images a fifth chooses; up to ``MAX_TEST`` others judge, stratified."""
+    generator = np.random.default_rng([draw, labels])
+    known = np.concatenate(
+        [generator.permutation(np.flatnonzero(targets == label))[:labels] for label in np.unique(targets)]
+    )
+    held = np.concatenate([known[targets[known] == label][: max(1, labels // 5)] for label in np.unique(targets)])
+    test = sample_rows(targets, np.setdiff1d(np.arange(len(targets)), known), MAX_TEST, 0)
+    return Cell(name, labels, draw, targets, np.setdiff1d(known, held), np.sort(held), test)
+
+
+def measure_truth(animal: Animal, pixels: np.ndarray, cell: Cell) -> float:
+    """Return the balanced test accuracy of the pipeline's own training of one candidate on one cell."""
+    rows = np.concatenate([cell.train, cell.validation])
+    parts = np.array(["train"] * len(cell.train) + ["validation"] * len(cell.validation))
+    spec = PreprocessSpec(size_px=pixels.shape[1], fit="squash", interpolation="bicubic")
+    names = [str(label) for label in np.unique(cell.targets)]
+    config = FinetuneConfig(budget_s=TRUTH_BUDGET_S, device="cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        into = Path(scratch) / "out"
+        finetune(
+            describe_backbone(animal), pixels[rows], cell.targets[rows], parts, names, spec, config,
+            state=Path(scratch) / "state", into=into,
+        )  # fmt: skip
+        classifier, _ = load_checkpoint(into)
+        said = answer_pixels(classifier, pixels[cell.test])
+    return balance(said.probabilities.argmax(axis=1), cell.targets[cell.test])
+
+
+def balance(said: np.ndarray, truth: np.ndarray) -> float:
+    """Return the mean recall of the classes."""
+    return float(np.mean([np.mean(said[truth == label] == label) for label in np.unique(truth)]))
+
+
+def describe_backbone(animal: Animal) -> Backbone:
+    """Return the backbone of a zoo as the pipeline knows it."""
+    return Backbone(animal.folder.name, animal.folder, hash_file(animal.folder / "model.safetensors"), "", "", 0)
+
+
+def choose(zoo: Mapping[str, Animal], pixels: np.ndarray, cell: Cell) -> dict[str, Any]:
+    """Return what the selection chooses on the labels of a cell: by its probe alone, and after the race."""
+    names = sorted(zoo)
+    with tempfile.TemporaryDirectory() as scratch:
+        mirror = Path(scratch) / "mirror"
+        mirror.mkdir()
+        for name in names:
+            (mirror / name).symlink_to(zoo[name].folder)
+        config = SelectConfig(candidates=names, mirror=str(mirror), fit="squash", race_budget_s=2.0, device="cpu")
+        rows = np.concatenate([cell.train, cell.validation])
+        began = time.perf_counter()
+        selection, _ = select_backbone(
+            lambda _, chosen: pixels[rows[chosen]],
+            cell.targets[rows],
+            np.array(["train"] * len(rows)),
+            np.full((len(rows), 2), pixels.shape[1]),
+            config,
+            store=Path(scratch) / "store",
+            lock=Path(scratch) / "lock.json",
+            features=Path(scratch) / "features",
+        )
+    return {
+        "probe": selection.ranking[0].name,
+        "raced": selection.chosen,
+        "seconds": time.perf_counter() - began,
+        "ranking": [row.name for row in selection.ranking],
+    }
+
+
+def measure_zoo(name: str, zoo: Mapping[str, Animal], shared: Path, size_px: int) -> list[dict[str, Any]]:
+    """Return one row for each cell and draw of a zoo."""
+    rows = []
+    for data in SOURCES:
+        pixels, targets = load_images(shared / "datasets" / data, size_px)
+        own = {key: animal for key, animal in zoo.items() if animal.source != data}
+        for labels in LABELS:
+            cells = [draw_cell(data, targets, labels, draw) for draw in range(DRAWS)]
+            began = time.perf_counter()
+            table = {key: [measure_truth(animal, pixels, cell) for cell in cells] for key, animal in own.items()}
+            truth = {key: float(np.mean(values)) for key, values in table.items()}
+            spent = time.perf_counter() - began
+            for cell in cells:
+                rows.append(judge_cell(name, own, pixels, cell, truth) | {"truth s": spent / DRAWS})
+                sys.stderr.write(json.dumps(rows[-1]) + "\n")
+    return rows
+
+
+def judge_cell(
+    zoo_name: str, zoo: Mapping[str, Animal], pixels: np.ndarray, cell: Cell, truth: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the regret of every chooser on one cell and draw."""
+    chosen, best = choose(zoo, pixels, cell), max(truth.values())
+    known = {key: animal.prior for key, animal in zoo.items() if animal.prior is not None}
+    # Of candidates that the list knows equally well one is as good as the other: their mean.
+    top = [key for key, value in known.items() if value == max(known.values())]
+    return {
+        "zoo": zoo_name,
+        "data": cell.name,
+        "labels": cell.labels,
+        "draw": cell.draw,
+        "truth": {key: round(value, 4) for key, value in truth.items()},
+        "chosen": chosen["raced"],
+        "ranked first": chosen["probe"],
+        "seconds": chosen["seconds"],
+        "probe": best - truth[chosen["probe"]],
+        "raced": best - truth[chosen["raced"]],
+        "prior": best - float(np.mean([truth[key] for key in top])),
+        "random": best - float(np.mean(list(truth.values()))),
+    }
+
+
+def measure_selection(names: list[str], shared: Path = ROOT.parent / "shared") -> int:
+    """Measure the named zoos ("mixed", "equal"; both when empty), write the page, return the exit code."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        if "mixed" in (names or ["mixed"]):
+            zoo = {}
+            for folder in sorted(path for path in (shared / "backbones").iterdir() if path.is_dir()):
+                entry = static_prior(folder.name)
+                small = shrink_backbone(folder, Path(scratch) / "mixed", MIXED_PX)
+                zoo[folder.name] = Animal(small, entry.accuracy if entry else None, None)
+            rows += measure_zoo("mixed", zoo, shared, MIXED_PX)
+        if "equal" in (names or ["equal"]):
+            zoo = build_equals(shared / "datasets", Path(scratch) / "equal")
+            rows += measure_zoo("equal", zoo, shared, read_input(next(iter(zoo.values())).folder).size_px)
+    write_page(rows)
+    return 0 if all(meets_bars([row for row in rows if row["zoo"] == zoo]) for zoo in {r["zoo"] for r in rows}) else 1
+
+
+def meets_bars(rows: list[dict[str, Any]]) -> bool:
+    """Say whether a zoo's regrets are within the bars."""
+    probe = [row["probe"] for row in rows]
+    raced = float(np.mean([row["raced"] for row in rows]))
+    return float(np.mean(probe)) <= BARS["mean"] and max(probe) <= BARS["worst"] and raced <= BARS["raced"]
+
+
+def write_page(rows: list[dict[str, Any]]) -> None:
+    """Write ``docs/benchmarks/selection.md``."""
+    lines = [
+        "# Choosing the backbone",
+        "",
+        *textwrap.wrap(ABOUT, 118),
+        "",
+        *describe_machine(),
+        "",
+        "| zoo | chooser | mean regret | worst regret |",
+        "| --- | --- | --- | --- |",
+    ]
+    choosers = {"ranked first": "probe", "after the race": "raced", "static prior": "prior", "random": "random"}
+    for zoo in dict.fromkeys(row["zoo"] for row in rows):
+        own = [row for row in rows if row["zoo"] == zoo]
+        for label, key in choosers.items():
+            values = [100 * row[key] for row in own]
+            lines.append(f"| {zoo} | {label} | {np.mean(values):.2f} | {max(values):.2f} |")
+    lines += ["", *tabulate_cells(rows)]
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text("\n".join(lines) + "\n")
+
+
+def tabulate_cells(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of every cell and draw."""
+    lines = [
+        "| zoo | data | labels | draw | best truth | chosen | regret | ranked first | prior | random | selection, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        regrets = [f"{100 * row[key]:.2f}" for key in ("raced", "probe", "prior", "random")]
+        lines.append(
+            f"| {row['zoo']} | {row['data']} | {row['labels']} | {row['draw']} | "
+            f"{100 * max(row['truth'].values()):.1f} | {row['chosen']} | {' | '.join(regrets)} | {row['seconds']:.1f} |"
+        )
+    return lines

@@ -1,0 +1,254 @@
+"""The contest of the backbones: gates, prior, probe on kept features, race.
+
+Source: a hybrid of task-agnostic favourite and task-aware search, Renggli et al. 2022, arXiv 2010.06402.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.admission import Entry, admit
+from models.backbones import read_input
+from models.candidates import SquareFit, describe_preprocess, list_fits, profile_aspects, sample_rows
+from models.decision import RESAMPLES, decide, describe_candidate, list_rivals
+from models.device import limit_threads
+from models.frozen import FeatureStore
+from models.hub import Backbone, list_backbones
+from models.prior import static_prior
+from models.race import Lap, choose_starters, run_race
+from models.rating import TRIAL_IMAGES, Rating, rate_backbone
+from models.selection import FitTrial, SelectConfig, Selection
+from models.training import FinetuneConfig
+from models.transferability import bootstrap_best, mean_ranks
+from serving.preprocess import PreprocessSpec
+
+logger = logging.getLogger(__name__)
+
+PixelsFor = Callable[[PreprocessSpec, np.ndarray], np.ndarray]
+"""From a preprocessing and rows of the labels to uint8 images ``(len(rows), S, S, 3)``."""
+
+LEAST_CHANCE = 0.05
+MOST_STARTERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all candidates are compared on: rows of the labels, their classes as 0..K-1, where images come from."""
+
+    rows: np.ndarray
+    codes: np.ndarray
+    pixels_for: PixelsFor
+    config: SelectConfig
+    store: FeatureStore
+
+    def pixels(self, backbone: Backbone, fit: SquareFit, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the sampled images as ``backbone`` wants them."""
+        spec = describe_preprocess(read_input(backbone.folder), fit)
+        return self.pixels_for(spec, self.rows if rows is None else rows)
+
+
+def select_backbone(
+    pixels_for: PixelsFor,
+    labels: np.ndarray,
+    parts: np.ndarray,
+    sizes: np.ndarray,
+    config: SelectConfig,
+    *,
+    store: Path,
+    lock: Path,
+    recipe: FinetuneConfig | None = None,
+    record: Mapping[str, float] | None = None,
+    features: Path | None = None,
+    latencies: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Selection, Backbone]:
+    """Compare the candidates on training images; return the verdict and the chosen backbone.
+
+    Args:
+        pixels_for: Gives the images of some rows, prepared as a candidate wants them.
+        labels: ``(N,)`` integers.
+        parts: ``(N,)`` strings; only rows of "train" are looked at.
+        sizes: ``(N, 2)`` original width and height in px.
+        config: Candidates, sample and limits.
+        store: Folder that keeps the weights.
+        lock: Lock file of the weights.
+        recipe: How the race fine-tunes; the defaults when None.
+        record: What earlier runs say of each candidate, greater is better; nothing when None.
+        features: Folder of kept features; None keeps none.
+        latencies: File of measured latencies; needed where ``max_latency_ms`` is set.
+        progress: Called with (pieces of work done, pieces in all).
+
+    Raises:
+        BackboneError: If a candidate cannot be had; a short list must not be chosen from silently.
+        ValueError: If no candidate may compete, or there are fewer than two classes or a class with one training image.
+    """
+    names = list_backbones(config.mirror) if config.candidates == "auto" else sorted(set(config.candidates))
+    rows = choose_rows(labels, parts, config)
+    if not names:
+        raise ValueError("no backbone to choose from: none ships with this installation; give select.mirror or names.")
+    profile = profile_aspects(sizes[parts == "train"])
+    codes = np.unique(labels[rows], return_inverse=True)[1]
+    ground = Ground(rows, codes, pixels_for, config, FeatureStore(features))
+    recipe = (recipe or FinetuneConfig()).model_copy(update={"device": config.device, "threads": config.threads})
+    with limit_threads(config.threads):
+        entries, refused = admit(names, config, store, lock, latencies)
+        prior = {name: static_prior(name) for name in entries}
+        known = {name: entry.accuracy for name, entry in prior.items() if entry is not None}
+        favourite = max(known, key=lambda name: (known[name], -entries[name].gflops, name)) if known else None
+        fit, fits = choose_fit(list_fits(config.fit, profile), entries, favourite, ground)
+        ratings = rate_all(entries, fit, ground, progress)
+        chances = bootstrap_best(
+            {name: rating.merit(codes) for name, rating in ratings.items()}, RESAMPLES, config.seed
+        )
+        ranks = mean_ranks(list_columns(ratings, known, record or {}))
+        laps, merits = race(ratings, ranks, chances, favourite, fit, ground, recipe, progress)
+    ranking = [
+        describe_candidate(entries[name], ratings[name], codes, ranks[name], chances[name], known.get(name),
+                           (record or {}).get(name), laps)
+        for name in sorted(ratings, key=lambda name: (ranks[name], entries[name].gflops, name))
+    ]  # fmt: skip
+    chosen, reason = decide(ranking, laps, merits, config)
+    rivals = list_rivals(chosen, ranking, favourite, record or {}, merits, ratings, codes, config.seed)
+    selection = Selection(
+        chosen=chosen,
+        reason=f"{reason} on {len(rows)} training images",
+        n=len(rows),
+        classes=int(codes.max()) + 1,
+        aspects=profile.describe(),
+        fits=fits,
+        ranking=ranking,
+        laps=[asdict(lap) for lap in laps],
+        rivals=rivals,
+        refused=refused,
+    )
+    logger.info("selection done chosen=%s reason=%s", selection.chosen, selection.reason)
+    return selection, entries[chosen].backbone
+
+
+def choose_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> np.ndarray:
+    """Return the sampled training rows.
+
+    Raises:
+        ValueError: If there are not two classes with two training images each.
+    """
+    train = np.flatnonzero(parts == "train")
+    counts = np.unique(labels[train], return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < 2:
+        raise ValueError(
+            f"choosing a backbone needs two classes with two training images each; the training part has "
+            f"{len(counts)} classes, the smallest with {counts.min() if len(counts) else 0} images."
+        )
+    # Fewer than two a class could not be cross-validated.
+    return sample_rows(labels, train, max(config.max_images, 2 * len(counts)), config.seed)
+
+
+def choose_fit(
+    fits: Sequence[SquareFit], entries: Mapping[str, Entry], favourite: str | None, ground: Ground
+) -> tuple[SquareFit, list[FitTrial]]:
+    """Return the way to a square whose probe has the least log loss, and what each showed; one alone is not tried.
+
+    The prior's favourite looks for all: the question is about the images, not about the weights.
+    """
+    if len(fits) == 1:
+        return fits[0], []
+    backbone = entries[favourite or min(entries, key=lambda name: (entries[name].gflops, name))].backbone
+    limit = max(TRIAL_IMAGES, 2 * (int(ground.codes.max()) + 1))  # two of every class can be cross-validated
+    rows = sample_rows(ground.codes, np.arange(len(ground.codes)), limit, ground.config.seed)
+    trials = []
+    for fit in fits:
+        rating = rate_backbone(
+            backbone,
+            describe_preprocess(read_input(backbone.folder), fit),
+            ground.pixels(backbone, fit, ground.rows[rows]),
+            ground.codes[rows],
+            adapt_images=0,
+            folds=ground.config.folds,
+            seed=ground.config.seed,
+            store=ground.store,
+            device=ground.config.device,
+        )
+        accuracy = float(rating.hits(ground.codes[rows]).mean())
+        trials.append(FitTrial(fit=fit, loss=min(rating.probe.losses.values()), accuracy=accuracy, n=len(rows)))
+    best = min(trials, key=lambda trial: trial.loss)  # of equals the first: squashing loses nothing
+    return best.fit, trials
+
+
+def rate_all(
+    entries: Mapping[str, Entry],
+    fit: SquareFit,
+    ground: Ground,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Rating]:
+    """Return what every candidate shows on the sample."""
+    ratings = {}
+    for done, (name, entry) in enumerate(entries.items()):
+        began = time.monotonic()
+        ratings[name] = rate_backbone(
+            entry.backbone,
+            describe_preprocess(read_input(entry.backbone.folder), fit),
+            ground.pixels(entry.backbone, fit),
+            ground.codes,
+            adapt_images=ground.config.adapt_images,
+            folds=ground.config.folds,
+            seed=ground.config.seed,
+            store=ground.store,
+            device=ground.config.device,
+        )
+        ratings[name].frozen.release()
+        logger.info("candidate rated name=%s seconds=%.1f", name, time.monotonic() - began)
+        if progress is not None:
+            progress(done + 1, len(entries))
+    return ratings
+
+
+def list_columns(
+    ratings: Mapping[str, Rating], prior: Mapping[str, float], record: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """Return the columns that the ranks are averaged over; greater is better in each."""
+    return {
+        "prior": {name: prior.get(name) for name in ratings},
+        "record": {name: record.get(name) for name in ratings},
+        "knn": {name: float(rating.scores.knn_hits.mean()) for name, rating in ratings.items()},
+        "ridge": {name: float(rating.scores.ridge.hits.mean()) for name, rating in ratings.items()},
+        "log_evidence": {name: rating.scores.log_evidence for name, rating in ratings.items()},
+        "h_score": {name: rating.scores.h_score for name, rating in ratings.items()},
+        "parc": {name: rating.scores.parc for name, rating in ratings.items()},
+        "probe": {name: -min(rating.probe.losses.values()) for name, rating in ratings.items()},
+    }
+
+
+def race(
+    ratings: Mapping[str, Rating],
+    ranks: Mapping[str, float],
+    chances: Mapping[str, float],
+    favourite: str | None,
+    fit: SquareFit,
+    ground: Ground,
+    recipe: FinetuneConfig,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Lap], dict[str, np.ndarray]]:
+    """Let those that may be the best race; no race where one is settled, or none was asked for."""
+    config = ground.config
+    if config.prefer == "speed" or not config.race_rounds or not config.race_budget_s or len(ratings) < 2:
+        return [], {}
+    leaders = sorted(ranks, key=lambda name: (ranks[name], name))[:2]
+    starters = choose_starters(chances, favourite, MOST_STARTERS, LEAST_CHANCE)
+    starters += [name for name in leaders if name not in starters]
+    if max(chances.values()) >= config.settled and set(starters[:1]) == set(leaders[:1]):
+        return [], {}
+    return run_race(
+        ratings,
+        starters,
+        lambda name: ground.pixels(ratings[name].backbone, fit),
+        ground.codes,
+        recipe,
+        budget_s=config.race_budget_s,
+        rounds=config.race_rounds,
+        favourite=favourite,
+        settled=config.settled,
+        progress=progress,
+    )

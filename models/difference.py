@@ -1,0 +1,119 @@
+"""How much better one way of learning answers than another, with an interval over test images and over label draws.
+
+Both ways are repeated on a few draws of labelled images and answer the same test images each time. Resampling three
+draws cannot show how much a fourth would differ, so the interval is Student's, with the degrees of freedom that the
+mixture of both sources of chance deserves.
+"""
+
+import math
+
+import numpy as np
+from pydantic import BaseModel
+from scipy.special import ndtri
+from scipy.stats import t as student
+
+from models.intervals import normal_quantile, spread_variance
+
+POWER = 0.8
+"""Chance of settling a difference with the stated number of images and draws."""
+
+
+class Difference(BaseModel, frozen=True, extra="forbid"):
+    """First minus second in balanced accuracy, -1 to 1.
+
+    Attributes:
+        value: Mean over the draws.
+        low: Lower end of the interval.
+        high: Upper end.
+        image_variance: Share of the variance of ``value`` that other test images would bring.
+        draw_variance: Share that other label draws, orders and initialisations would bring.
+        degrees: Of freedom, after Satterthwaite.
+        images: Test images, I.
+        draws: Label draws, J.
+        confidence: Two-sided coverage of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    image_variance: float
+    draw_variance: float
+    degrees: float
+    images: int
+    draws: int
+    confidence: float
+
+
+def measure_difference(
+    first: np.ndarray, second: np.ndarray, labels: np.ndarray, confidence: float = 0.95
+) -> Difference:
+    """Return the mean difference in balanced accuracy and its interval.
+
+    With d the difference at image i and draw j, the variance of its mean is that over images (their means over the
+    draws) plus that over draws (their means over the images) less that of single answers, which both contain. Classes
+    keep their sizes. One image on which both differ is added as a doubt: agreement on all of few images proves little.
+
+    Args:
+        first: Whether each image was answered rightly, bool ``(J, I)``, J at least 2.
+        second: The same of the other way, or zeros: then the value is the first one's balanced accuracy.
+        labels: True classes ``(I,)``, integers.
+        confidence: Two-sided coverage, 0-1.
+
+    Raises:
+        ValueError: If there are fewer than two draws, no images, or the shapes disagree.
+
+    Source: two-way clustering after Cameron, Gelbach and Miller 2011; degrees of freedom after Satterthwaite 1946.
+    """
+    d = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if d.ndim != 2 or len(d) < 2 or d.shape[1] == 0 or d.shape[1] != len(labels):
+        raise ValueError(f"a difference needs two draws and their answers to {len(labels)} images; it got {d.shape}.")
+    draws, images = d.shape
+    strata = np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(strata)
+    weights = 1 / (len(sizes) * sizes)[strata]  # (I,): every class weighs the same
+    by_draw = d @ weights
+    by_image = d.mean(axis=0)
+    of_images = spread_variance(weights * by_image, strata)
+    of_draws = float(np.var(by_draw, ddof=1)) / draws
+    of_both = _measure_rest(d, strata, weights) / draws
+    doubt = 1 / images**2
+    variance = max(of_images, of_draws, of_images + of_draws - of_both) + doubt
+    doubts = of_images**2 / max(1, images - len(sizes)) + of_draws**2 / (draws - 1)
+    degrees = max(draws - 1.0, min(1e6, variance**2 / max(doubts, 1e-30)))
+    half = float(student.ppf((1 + confidence) / 2, degrees)) * math.sqrt(variance)
+    value = float(by_draw.mean())
+    return Difference(
+        value=value,
+        low=max(-1.0, value - half),
+        high=min(1.0, value + half),
+        image_variance=of_images + doubt,
+        draw_variance=max(0.0, variance - of_images - doubt),
+        degrees=degrees,
+        images=images,
+        draws=draws,
+        confidence=confidence,
+    )
+
+
+def _measure_rest(d: np.ndarray, strata: np.ndarray, weights: np.ndarray) -> float:
+    """Return the variance, at one draw, of what neither the image nor the draw explains."""
+    draws, total = len(d), 0.0
+    for stratum in range(strata.max() + 1):
+        part = d[:, strata == stratum]
+        if part.shape[1] > 1:
+            rest = part - part.mean(axis=0) - part.mean(axis=1, keepdims=True) + part.mean()
+            spread = float(np.sum(rest**2)) / ((part.shape[1] - 1) * (draws - 1))
+            total += spread * float(np.sum(weights[strata == stratum] ** 2))
+    return total
+
+
+def estimate_needed(difference: Difference, smallest_gain: float) -> tuple[int, int, float]:
+    """Return about how many more test images and label draws would settle the comparison, and at which difference.
+
+    Both sources of chance are given half of the variance that may remain; one that is small already needs no more.
+    """
+    effect = max(abs(difference.value) - smallest_gain, smallest_gain, 1 / difference.images)
+    allowed = (effect / (normal_quantile(difference.confidence) + float(ndtri(POWER)))) ** 2
+    images = math.ceil(difference.images * difference.image_variance / (allowed / 2))
+    draws = math.ceil(difference.draws * difference.draw_variance / (allowed / 2))
+    return max(0, images - difference.images), max(0, draws - difference.draws), effect

@@ -1,0 +1,35 @@
+"""Stage ``certify``: did the pretrained weights help, against the same network without them and against none."""
+
+from models.certificate import certify as write_certificate
+from models.certificate import choose_rows, choose_side
+from models.selection import load_selection
+from models.transfer_verdict import save_certificate
+from tasks.graph import stage
+from tasks.params import load_params
+from tasks.pixels import read_part, read_pixels
+from tasks.progress import show_progress
+from tasks.workspace import Workspace
+
+
+@stage
+def certify(home: Workspace) -> None:
+    """Repeat the learning on a few draws of labels, with and without the chosen weights, and write the verdict."""
+    config = load_params(home.params).certify
+    chosen, backbone = load_selection(home.selection)
+    every = read_part(home, "train", "validation", "test")
+    parts = every.rows["part"].to_numpy()
+    rows = choose_rows(every.targets, parts, config)
+    hashes = every.sha256s
+    pixels = read_pixels(home, [hashes[row] for row in rows], choose_side(backbone, chosen.winner.preprocess, config))
+    with show_progress("certifying the transfer") as progress:
+        certificate = write_certificate(
+            backbone,
+            pixels,
+            every.targets[rows],
+            parts[rows],
+            every.labels,
+            config,
+            adapt_images=chosen.winner.adapt_images,
+            progress=progress,
+        )
+    save_certificate(certificate, home.certificate)

@@ -1,0 +1,294 @@
+"""What ``regraft train`` will take, told before it starts, and a budget that makes it end in time.
+
+Nothing here may stop a run: what cannot be forecast is said in words.
+"""
+
+import itertools
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from data.entries import Entry
+from data.intake import list_source, read_intake
+from data.reading import read_entry
+from models.backbones import build_architecture, read_config, read_input
+from models.candidates import describe_preprocess
+from models.depth import GroupWork, count_work, group_by_depth
+from models.device import choose_device
+from models.forecast import (
+    FINETUNE_FACTOR,
+    PARTS,
+    Forecast,
+    Job,
+    Part,
+    forecast_run,
+    measure_speed,
+    prepare_s,
+    slowness,
+)
+from models.hub import embedded_folder, is_address, list_backbones
+from models.plan import NOMINAL_SPEEDS, Speed
+from serving.preprocess import ImageError, PreprocessSpec, load_input
+from tasks.graph import list_stages
+from tasks.params import Params, ParamsError, load_params, set_params
+from tasks.repository import open_repository
+from tasks.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+Found = TypeVar("Found")
+
+SAMPLED = 20
+"""Images that are decoded to learn how long one takes."""
+SAMPLE_S = 1.0
+"""Seconds after which no further image is decoded."""
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+MARGIN = 0.9
+"""Share of a time budget that is planned for; the rest is for what the forecast did not see."""
+LEAST_S = 1.0
+"""Of fine-tuning, where a time budget leaves nothing: the linear probe is kept."""
+NEAR, DONE = (0.7, 1.1), (0.5, float("inf"))
+"""A budget in the file that is this share of a new one stays, or a second run would train again for a trifle; the
+second where nothing is left to do."""
+DEFAULT_SIDE_PX = 224
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of "90s", "10m", "1h" or "600".
+
+    Raises:
+        ParamsError: If it is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text.lower())
+    if not found or float(found[1]) <= 0:
+        raise ParamsError(f"a time budget looks like 90s, 10m, 1h or 600 (seconds), and is above 0; it got {text!r}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def foresee(home: Workspace, data: Path | None) -> Forecast:
+    """Return what a run on ``data`` (by default the images known already) takes; never raises."""
+    return _Prospect(home, data).forecast()
+
+
+def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
+    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return its forecast.
+
+    Raises:
+        ParamsError: If params.yaml cannot be read or written.
+    """
+    prospect = _Prospect(home, data)
+    changed = prospect.fit(budget_s)
+    set_params(home.params, changed)
+    told = prospect.after(load_params(home.params), changed)
+    late = told.total_s > budget_s
+    return told.note(f"the budget of {budget_s:g} s is too short even without fine-tuning") if late else told
+
+
+class _Prospect:
+    """Everything that a forecast is made from, gathered once."""
+
+    def __init__(self, home: Workspace, data: Path | None) -> None:
+        self.home, self.notes = home, list[str]()
+        self.params = load_params(home.params)
+        listed = self._try("the images could not be listed", lambda: self._list(data))
+        self._entries, self._known = listed or ([], False)
+        self._todo = self._try("what is done already could not be asked", self._ask) if self._known else None
+        self._speed: Speed | None = None
+        self._work: tuple[tuple[GroupWork, ...], ...] = ()
+        self._specs: list[PreprocessSpec] = []
+        self._times: tuple[float | None, float | None] = (None, None)
+        if self._entries and self._todo != ():
+            self._look_closer()
+
+    def _look_closer(self) -> None:
+        self._speed = self._try("the machine could not be measured", self._measure)
+        self._work, self._specs = self._try("no candidate could be counted", self._count) or ((), [])
+        self._times = self._try("the images could not be timed", self._time) or (None, None)
+        if self._speed is not None:  # another program's busy moment is not this machine's speed
+            again = self._try("the machine could not be measured again", self._measure) or self._speed
+            self._speed = Speed(max(self._speed.gflops, again.gflops), max(self._speed.gigabytes, again.gigabytes))
+
+    def forecast(self) -> Forecast:
+        """Return the forecast under the present parameters."""
+        if self._todo == ():
+            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, tuple(self.notes))
+        return self._forecast(PARTS if self._todo is None else self._todo)
+
+    def _forecast(self, todo: Collection[Part]) -> Forecast:
+        if not self._entries or self._speed is None:
+            return Forecast(dict.fromkeys(PARTS), None, None, tuple(self.notes))
+        return forecast_run(self._job(), self._speed, self._nominal(), todo=todo, notes=tuple(self.notes))
+
+    def after(self, params: Params, changed: Collection[str]) -> Forecast:
+        """Return the forecast under ``params``, of which ``changed`` are new: what they decide is to do again."""
+        self.params = params
+        if changed and self._todo is not None:
+            self._todo = PARTS[PARTS.index("finetune") :] if not self._todo else self._todo
+        return self.forecast()
+
+    def fit(self, budget_s: float) -> dict[str, float]:
+        """Return the parameters with which fine-tuning ends when ``budget_s`` of the whole run are over."""
+        if self._todo == ():
+            self._look_closer()
+        tuning, done = self.params.finetune, self._todo == ()
+        # As if nothing were done yet: the same budget then means the same parameters.
+        told = self._forecast(PARTS)
+        rest = sum(value or 0.0 for part, value in told.seconds.items() if part != "finetune")
+        left = max(LEAST_S, MARGIN * budget_s - rest)
+        if told.seconds["finetune"] is None or self._speed is None:
+            return {"finetune.stop_s": round(left, 1)}
+        job = self._job()
+        stop = max(LEAST_S, left - FINETUNE_FACTOR * prepare_s(job, self._speed))
+        counted = max(LEAST_S, left / FINETUNE_FACTOR / slowness(job, self._speed, self._nominal()))
+        if stop == LEAST_S:  # the clock ends it at once: what this moment's speed would allow is no reason for change
+            counted = LEAST_S
+        low, high = DONE if done else NEAR
+        in_time = low * stop <= (tuning.stop_s or float("inf")) <= high * stop
+        # Of counted work a wider range stays: the clock ends it in time, and a speed measured twice differs.
+        if in_time and 0.5 * counted <= tuning.budget_s <= max(high, 2.0) * counted:
+            return {}
+        return {"finetune.budget_s": round(counted, 1), "finetune.stop_s": round(stop, 1)}
+
+    def _try(self, problem: str, ask: Callable[[], Found]) -> Found | None:
+        """Return what ``ask`` returns, or None with a note: a forecast that fails must not fail the run."""
+        try:
+            return ask()
+        except Exception as error:
+            logger.debug("forecast incomplete problem=%s", problem, exc_info=True)
+            self.notes.append(f"{problem} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
+            return None
+
+    def _nominal(self) -> Speed:
+        tuning = self.params.finetune
+        nominal = NOMINAL_SPEEDS[choose_device(tuning.device).type]
+        return Speed(tuning.nominal_gflops or nominal.gflops, tuning.nominal_gigabytes or nominal.gigabytes)
+
+    def _measure(self) -> Speed:
+        return measure_speed(self.params.finetune.threads, self.params.finetune.device)
+
+    def _list(self, data: Path | None) -> tuple[list[Entry], bool]:
+        """Return all listed files, and whether they are those that the workspace knows already."""
+        known = [source.path for source in read_intake(self.home.intake)] if self.home.intake.exists() else []
+        wanted = data.expanduser().resolve() if data else None
+        paths = known if wanted is None or wanted in known else [wanted]
+        return [entry for path in paths for entry in list_source(path).entries], paths is known
+
+    def _count(self) -> tuple[tuple[tuple[GroupWork, ...], ...], list[PreprocessSpec]]:
+        """Return the counted work of the candidates at hand, and their different preprocessings."""
+        counted, specs = [], dict[str, PreprocessSpec]()
+        absent = []
+        for name in self._names():
+            folder = next((place / name for place in self._places() if (place / name / "config.json").is_file()), None)
+            if folder is None:
+                absent.append(name)
+                continue
+            wanted = read_input(folder)
+            spec = describe_preprocess(wanted, "squash")
+            specs[spec.sha256] = spec
+            counted.append(_count_candidate(folder, wanted.size_px))
+        if absent:
+            self.notes.append(f"not counted, for they are not here yet: {', '.join(absent)}")
+        if not counted:
+            raise ValueError("none is on this machine yet")
+        return tuple(counted), list(specs.values())
+
+    def _names(self) -> list[str]:
+        select = self.params.select
+        if select.candidates != "auto":
+            return list(select.candidates)
+        remote = select.mirror is not None and is_address(select.mirror)
+        if remote:  # asking it could take longer than the forecast may
+            self.notes.append("the candidates of the mirror are counted once they are here")
+            here = [path.parent.name for path in self.home.backbones.glob("*/config.json")]
+            return sorted({*list_backbones(None), *here})
+        return list_backbones(select.mirror)
+
+    def _places(self) -> list[Path]:
+        mirror = self.params.select.mirror
+        folder = [Path(mirror)] if mirror is not None and not is_address(mirror) else []
+        return [self.home.backbones, *folder, embedded_folder()]
+
+    def _ask(self) -> tuple[Part, ...]:
+        """Return the parts from the first stage on that DVC calls changed."""
+        stages = list_stages(self.home)
+        with open_repository(self.home.root) as repo:
+            first = next((place for place, name in enumerate(stages) if repo.status(targets=[name])), len(stages))
+        owners = {"decode": "ingest"}
+        names = stages[first:]
+        return tuple(part for part in PARTS if owners.get(part, part) in names)
+
+    def _time(self) -> tuple[float, float]:
+        """Return seconds to open and measure a file, and seconds to a square, from a spread sample."""
+        limits, spec = self.params.ingest, self._spec
+        step = max(1, len(self._entries) // SAMPLED)
+        read, squared, began = [], [], time.perf_counter()
+        for entry in itertools.islice(self._entries[::step], SAMPLED):
+            started = time.perf_counter()
+            _, image = read_entry(entry, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+            opened = time.perf_counter()
+            read.append(opened - started)
+            try:
+                load_input(image, spec, max_pixels=limits.max_pixels)
+            except ImageError:
+                continue  # ingest will say so
+            squared.append(time.perf_counter() - opened)
+            if time.perf_counter() - began > SAMPLE_S:
+                break
+        return sum(read) / len(read), sum(squared) / len(squared)
+
+    @property
+    def _spec(self) -> PreprocessSpec:
+        fallback = PreprocessSpec(size_px=DEFAULT_SIDE_PX, fit="squash", interpolation="bicubic")
+        return max(self._specs, key=lambda spec: spec.size_px, default=fallback)
+
+    def _job(self) -> Job:
+        files, shares = len(self._entries), self.params.split.shares
+        tuning, select = self.params.finetune, self.params.select
+        train = round(files * shares["train"])
+        return Job(
+            files=files,
+            train=train,
+            validation=round(files * shares["validation"]),
+            test=round(files * shares["test"]),
+            side_px=self._spec.size_px,
+            candidates=self._work,
+            sample=min(select.max_images, train),
+            read_s=self._times[0],
+            square_s=self._times[1],
+            budget_s=min(tuning.budget_s, tuning.image_s * train),
+            stop_s=tuning.stop_s or float("inf"),
+            max_epochs=tuning.max_epochs,
+            race_s=_race_s(self.params, len(self._work)),
+            certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
+            batch_size=tuning.batch_size,
+            squares=max(1, len(self._specs)),
+        )
+
+
+def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
+    """Return the counted work of a backbone folder; nothing is computed and no weight is read."""
+    with torch.device("meta"):
+        network = build_architecture(read_config(folder)).eval()
+    return tuple(count_work(network, group_by_depth(network), size_px))
+
+
+def _race_s(params: Params, candidates: int) -> float:
+    """Return the nominal seconds of the race if it goes all the way: up to four start and are halved."""
+    select, racing, total = params.select, min(candidates, 4), 0.0
+    for number in range(select.race_rounds if select.prefer == "accuracy" else 0):
+        if racing < 2:
+            break
+        total += select.race_budget_s * 3**number * racing
+        racing = math.ceil(racing / 2)
+    return total
+
+
+def _certify_s(params: Params) -> float:
+    """Return the nominal seconds of the certificate's trainings at most: with and without the weights, every draw."""
+    certify = params.certify
+    return certify.draws * sum(certify.sizes) * certify.arm_s * (1 + certify.scratch_factor)

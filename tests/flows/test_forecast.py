@@ -1,0 +1,81 @@
+"""Before a run: a forecast that never stops it, and a time budget that becomes parameters."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.forecast import PARTS
+from tasks.forecast import fit_into, foresee, parse_duration
+from tasks.params import ParamsError, load_params, set_params
+from tasks.workspace import Workspace
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("45", 45), (" 1.5M ", 90)])
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten", "5d", "-3m", "0", "10 m s"])
+def test_what_is_no_duration_is_named_with_what_would_be(text: str) -> None:
+    with pytest.raises(ParamsError, match="90s, 10m, 1h"):
+        parse_duration(text)
+
+
+@pytest.fixture(autouse=True)
+def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.forecast.CALIBRATION_S", 0.05)
+
+
+@pytest.fixture
+def home(make_workspace) -> Workspace:
+    fresh = make_workspace("foreseen")
+    set_params(fresh.params, {"finetune.threads": 1, "finetune.budget_s": 50})
+    return fresh
+
+
+def test_a_first_run_is_forecast_from_the_list_of_its_images(home: Workspace, images: Path) -> None:
+    told = foresee(home, images)
+    assert told.notes == ()
+    assert set(told.seconds) == set(PARTS)
+    assert all(told.seconds[part] > 0 for part in PARTS)
+    assert told.cache_bytes > 1e6
+    assert "on this machine" in told.describe()
+    assert not home.intake.exists()  # looked at, not taken in
+
+
+def test_a_time_budget_becomes_parameters_that_fit_and_stay(home: Workspace, images: Path) -> None:
+    told = fit_into(home, images, 3600)
+    generous = load_params(home.params).finetune
+    assert told.total_s < 3600
+    assert 0 < generous.stop_s < 3600
+    fit_into(home, images, 2)
+    tight = load_params(home.params).finetune
+    assert (tight.stop_s, tight.budget_s) == (1, 1)  # the clock has nothing left
+    assert generous.budget_s > 1
+    assert tight.max_epochs == generous.max_epochs
+    assert "too short" in fit_into(home, images, 2).describe()
+    assert load_params(home.params).finetune == tight  # a second run with the same budget finds its work done
+
+
+def test_what_cannot_be_forecast_is_said_and_stops_nothing(home: Workspace, images: Path, tmp_path: Path) -> None:
+    told = foresee(home, tmp_path / "absent")
+    assert told.describe().startswith("no forecast; the images could not be listed")
+    assert told.to_json()["seconds"]["finetune"] is None
+    set_params(home.params, {"select.mirror": "http://127.0.0.1:9/weights"})
+    assert "once they are here" in foresee(home, images).describe()
+
+
+def test_a_finished_run_is_forecast_as_done(trained) -> None:
+    told = foresee(trained.home, None)
+    assert (told.total_s, told.describe()) == (0, "nothing is left to do")
+    assert trained.answer["forecast"]["seconds"]["finetune"] > 0
+    json.dumps(told.to_json())
+
+
+def test_a_finished_run_is_trained_longer_only_for_a_much_longer_budget(copied) -> None:
+    before = load_params(copied.home.params).finetune
+    assert fit_into(copied.home, None, 20).describe() == "nothing is left to do"
+    assert load_params(copied.home.params).finetune == before
+    assert fit_into(copied.home, None, 36_000).seconds["finetune"] > 0
+    assert load_params(copied.home.params).finetune.budget_s > 2 * before.budget_s

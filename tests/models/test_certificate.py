@@ -1,0 +1,195 @@
+"""The certificate says help, harm or neither as planted, its interval covers, its curve finds what was put in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from models.arms import Outcome, mark_held, order_rows
+from models.card import write_certificate as write_card
+from models.certificate import CertifyConfig, certify, choose_rows, list_sizes, write_certificate
+from models.curve import CurveFit, find_crossing, fit_curve, value_labels
+from models.difference import measure_difference
+from models.neighbours import answer_by_neighbours, describe_pixels
+from models.transfer_verdict import format_curve, read_certificate, save_certificate
+
+LABELS = np.arange(120) % 4
+FACTS = {
+    "backbone": "x", "classes": 4, "n": 40, "images": 120, "draws": 3, "size_px": 32, "threshold": 0.01,
+}  # fmt: skip
+
+
+def answer(share: float, spread: float = 0.0, draws: int = 3, seed: int = 0) -> np.ndarray:
+    """Return answers ``(J, I)`` of which about ``share`` are right; draws differ by ``spread``."""
+    rng = np.random.default_rng(seed)
+    shares = share + spread * rng.normal(size=(draws, 1))
+    return rng.random((draws, len(LABELS))) < shares
+
+
+def judge(transfer: np.ndarray, scratch: np.ndarray, neighbours: np.ndarray):
+    outcomes = {
+        (arm, 40): [Outcome(row, "probe") for row in right]
+        for arm, right in (("transfer", transfer), ("scratch", scratch), ("neighbours", neighbours))
+    }
+    return write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
+
+
+def test_planted_help_and_planted_harm_are_named():
+    helped = judge(answer(0.9), answer(0.6, seed=1), answer(0.5, seed=2))
+    assert (helped.decision, helped.gain.low > 0.01) == ("helps", True)
+    assert "helps" in helped.reason and f"{helped.gain.value:+.3f}" in helped.reason
+    hurt = judge(answer(0.6), answer(0.9, seed=1), answer(0.5, seed=2))
+    assert (hurt.decision, hurt.gain.high < -0.01) == ("hurts", True)
+
+
+def test_no_difference_is_no_evidence_and_says_how_much_more_would_tell():
+    found = judge(answer(0.7), answer(0.7, seed=1), answer(0.3, seed=2))
+    assert found.decision == "no evidence"
+    assert found.more_images > 0
+    assert f"{found.more_images} more test images" in found.reason
+
+
+def test_what_neighbours_do_as_well_is_not_called_help():
+    found = judge(answer(0.9), answer(0.5, seed=1), answer(0.91, seed=2))
+    assert (found.decision, found.floor.value < 0 < found.floor.high) == ("no evidence", True)
+    assert "neighbours are as good" in found.reason
+    beaten = judge(answer(0.6), answer(0.3, seed=1), answer(0.95, seed=2))
+    assert (beaten.decision, "neighbours are better" in beaten.reason) == ("no evidence", True)
+
+
+def test_three_draws_that_disagree_prove_nothing():
+    right = np.stack([answer(share, draws=1, seed=3)[0] for share in (0.95, 0.6, 0.6)])
+    scratch = answer(0.6, seed=4)
+    assert judge(right, scratch, answer(0.2, seed=2)).decision == "no evidence"
+    pooled = (right.mean(axis=0) - scratch.mean(axis=0)).std() / np.sqrt(len(LABELS))
+    assert (right.mean() - scratch.mean()) / pooled > 3  # images alone would have sworn to it
+
+
+@pytest.mark.parametrize(("images", "spread"), [(120, 0.03), (400, 0.12), (400, 0.0)])
+def test_the_interval_of_three_draws_covers(images, spread):
+    rng, labels = np.random.default_rng(0), np.arange(images) % 4
+    held = narrow = 0
+    for _ in range(300):
+        hard = rng.normal(0, 0.2, images)
+        answers = [
+            rng.random((3, images)) < np.clip(0.6 + gain + hard + spread * rng.normal(size=(3, 1)), 0, 1)
+            for gain in (0.05, 0.0)
+        ]
+        found = measure_difference(*answers, labels)
+        held += found.low <= 0.05 <= found.high
+        d = answers[0].mean(axis=0) - answers[1].mean(axis=0)
+        narrow += abs(d.mean() - 0.05) < 1.96 * d.std() / np.sqrt(images)
+    assert held / 300 > 0.93
+    assert spread < 0.1 or narrow / 300 < 0.8  # the check can fail: images alone do not cover where draws differ
+
+
+def test_differences_refuse_what_has_no_spread():
+    with pytest.raises(ValueError, match="two draws"):
+        measure_difference(answer(0.5)[:1], answer(0.5)[:1], LABELS)
+
+
+def test_the_curve_finds_planted_parameters_and_the_crossing():
+    sizes = np.array([25, 50, 100, 200])
+
+    def plant(floor, scale, exponent):
+        return np.tile(floor + scale * (sizes / 200) ** -exponent, (3, 1)) + np.array([[-0.004], [0], [0.004]])
+
+    scratch, transfer = fit_curve(sizes, plant(0.02, 0.30, 0.7), 400), fit_curve(sizes, plant(0.10, 0.06, 0.5), 400)
+    assert (scratch.floor, scratch.scale, scratch.exponent) == pytest.approx((0.02, 0.30, 0.7), abs=1e-3)
+    crossing = find_crossing(transfer, scratch, ahead=True, steps=500)
+    n = crossing.n
+    assert (crossing.kind, crossing.low <= n <= crossing.high) == ("at", True)
+    assert 0.02 + 0.30 * (n / 200) ** -0.7 == pytest.approx(0.10 + 0.06 * (n / 200) ** -0.5, abs=2e-3)
+    worth = value_labels(transfer, 100, 0.95)
+    assert worth.gain == pytest.approx(0.06 * (1 - 1.5**-0.5), abs=2e-3)
+    assert worth.low <= worth.gain <= worth.high
+
+
+def test_a_curve_that_does_not_fall_supports_nothing():
+    flat = fit_curve(np.array([25, 50, 100]), np.array([[0.5, 0.52, 0.5], [0.5, 0.49, 0.5], [0.51, 0.5, 0.5]]), 100)
+    good = CurveFit(0.1, 0.1, 1.0, 100.0, True, ((0.1, 0.1),) * 3)
+    assert find_crossing(good, flat, ahead=True, steps=500).kind == "untold"
+    assert find_crossing(good, good, ahead=True, steps=8).kind == "untold"
+    assert find_crossing(good, good, ahead=False, steps=500).kind == "reached"
+    assert (
+        find_crossing(good, CurveFit(0.3, 0.1, 1.0, 100.0, True, ((0.3, 0.1),) * 3), ahead=True, steps=500).kind
+        == "not within"
+    )
+    assert value_labels(flat, 100, 0.95).gain is None
+    assert value_labels(good, 500, 0.95).words.startswith("cannot be told")
+
+
+def test_every_beginning_of_a_draw_has_every_class_and_some_to_decide_with():
+    labels = np.repeat([0, 1, 2], [100, 20, 5])
+    order = order_rows(labels, np.arange(125), [0])
+    assert sorted(order) == list(range(125))
+    for size in (6, 25, 60, 125):
+        mine = labels[order[:size]]
+        held = mark_held(mine)
+        assert np.bincount(mine, minlength=3).min() >= 2
+        assert set(mine[held]) == set(mine[~held]) == {0, 1, 2}
+    assert np.bincount(labels[order[:60]]).tolist() == pytest.approx([48, 10, 2], abs=2)
+    assert not np.array_equal(order, order_rows(labels, np.arange(125), [1]))
+
+
+def test_the_draws_leave_images_out_and_never_learn_from_the_test_part():
+    labels, parts = np.arange(100) % 4, np.repeat(["train", "validation", "test"], [60, 20, 20])
+    rows = choose_rows(labels, parts, CertifyConfig(max_images=20, max_test=12))
+    assert (np.sum(parts[rows] == "test"), np.sum(parts[rows] != "test")) == (12, 40)
+    assert list_sizes(40, 4, CertifyConfig()) == [10, 20, 40]
+    assert list_sizes(24, 4, CertifyConfig()) == [12, 24]  # six images would not hold two of each class
+
+
+def test_neighbours_tell_stripes_apart_but_not_noise(stripes):
+    pixels, labels = stripes(20, noise=10.0)
+    features = describe_pixels(pixels)
+    said = answer_by_neighbours(features[:30], labels[:30], features[30:], 3)
+    assert np.mean(said == labels[30:]) > 0.9
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert np.mean(answer_by_neighbours(features[:30], shuffled[:30], features[30:], 3) == shuffled[30:]) < 0.7
+
+
+@pytest.fixture(scope="module")
+def certified(make_backbone, stripes, tmp_path_factory):
+    """A real certificate of a tiny network with random weights, as a function."""
+    backbone = make_backbone(tmp_path_factory.mktemp("backbone"))
+    pixels, labels = stripes(20, noise=60.0)
+    parts = np.where(np.arange(60) % 5 == 4, "test", "train")
+    config = CertifyConfig(draws=2, max_images=24, arm_s=0.08, max_epochs=1, threads=1)
+
+    def run(**changes):
+        reports = []
+        arguments = {"adapt_images": 24, "progress": lambda done, whole: reports.append((done, whole))} | changes
+        return certify(backbone, pixels, labels, parts, ["a", "b", "c"], config, **arguments), reports
+
+    return run
+
+
+def test_a_real_certificate_repeats_to_the_byte_and_explains_itself(certified, tmp_path):
+    first, reports = certified()
+    again, _ = certified()
+    for certificate, name in ((first, "a"), (again, "b")):
+        save_certificate(certificate, tmp_path / name)
+    for file in ("certificate.json", "curve.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert read_certificate(tmp_path / "a").model_dump(mode="json") == first.model_dump(mode="json")
+    assert reports == [(done, 12) for done in range(1, 13)]
+    assert {(arm.arm, arm.n) for arm in first.arms} == {
+        (arm, n) for arm in ("transfer", "scratch", "neighbours") for n in (6, 12, 24)
+    }
+    budgets = {arm.arm: arm.budget_s for arm in first.arms if arm.n == 24}
+    assert budgets["scratch"] == pytest.approx(3 * budgets["transfer"])
+    assert [row.split(",")[0] for row in format_curve(first).splitlines()] == ["n", "6", "12", "24"]
+    assert first.decision != "helps"  # random weights
+    assert json.dumps(first.model_dump(mode="json"), allow_nan=False)
+    card = "\n".join(write_card(first.model_dump(mode="json")))
+    assert first.decision in card and "nominal seconds" in card
+
+
+def test_too_few_images_are_no_evidence_and_not_a_fault(make_backbone, stripes, tmp_path):
+    pixels, labels = stripes(3)
+    parts = np.where(np.arange(9) < 6, "train", "test")
+    backbone = make_backbone(tmp_path)
+    found = certify(backbone, pixels, labels, parts, ["a", "b", "c"], CertifyConfig())
+    assert (found.decision, "'a' has 2 known images" in found.reason) == ("no evidence", True)
+    assert format_curve(found).splitlines()[1:] == []
