@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.stats import t as student
 
 import models.embedded
+from benchmarks.pictures import load_squares
 from models.adaptation import adapt_batchnorm
 from models.backbones import build_architecture, build_backbone, read_config, read_input
 from models.device import limit_threads
@@ -28,14 +28,6 @@ DRAWS = 10
 LABELS_PER_CLASS = 20
 FEWER_LABELS = (5, 10)
 STRENGTH = 0.01  # inverse penalty of the logistic regression, on standardised features
-
-
-def load_images(folder: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels uint8 ``(N, S, S, 3)``, squashed to size, and labels from the folders' names."""
-    files = [f for f in sorted(folder.rglob("*")) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp")]
-    names = sorted({f.parent.name for f in files})
-    resized = [Image.open(f).convert("RGB").resize((size_px, size_px), Image.Resampling.BILINEAR) for f in files]
-    return np.stack([np.asarray(image) for image in resized]), np.array([names.index(f.parent.name) for f in files])
 
 
 def embed(backbone: torch.nn.Module, folder: Path, pixels: np.ndarray) -> np.ndarray:
@@ -68,7 +60,7 @@ def summarise(values: np.ndarray) -> dict[str, float]:
 
 def compare_dataset(root: Path, folder: Path, random_seeds: int = 3) -> dict[str, object]:
     """Return figures of the pretrained network, of random ones (mean over seeds) and of their paired difference."""
-    pixels, labels = load_images(root, read_input(folder).size_px)
+    pixels, labels = load_squares(root, read_input(folder).size_px)
     trained = embed(build_backbone(folder), folder, pixels)
     untrained = []
     for seed in range(random_seeds):

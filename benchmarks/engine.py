@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe_machine
-from benchmarks.selection_quality import balance, load_images
+from benchmarks.pictures import load_squares
+from benchmarks.selection_quality import balance
 from models.backbones import read_input
 from models.candidates import describe_preprocess, sample_rows
 from models.contest import select_backbone
@@ -23,9 +24,10 @@ from models.plan import TrainingPlan
 from models.probe import STRENGTHS, cross_validate, fit_probe
 from models.resume import ResumeFolder
 from models.selection import SelectConfig
-from models.training import FinetuneConfig, build_classifier, finetune, train_from
+from models.training import build_classifier, finetune, train_from
 from models.training_data import TrainingData
 from models.transferability import score_all
+from models.tuning import FinetuneConfig
 from models.weight_lock import hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,7 +125,7 @@ def compare_costs(shared: Path, pixels: np.ndarray, labels: np.ndarray, scratch:
 def measure_engine(_names: list[str], shared: Path = ROOT.parent / "shared") -> int:
     """Measure, write the page, return the exit code."""
     backbone = load_backbone(shared / "backbones" / NAME)
-    pixels, labels = load_images(shared / "datasets" / "neu", SIZE_PX)
+    pixels, labels = load_squares(shared / "datasets" / "neu", SIZE_PX)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         rows = sample_rows(labels, np.arange(len(labels)), 1000, 0)

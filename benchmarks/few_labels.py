@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.machine import describe_machine
+from benchmarks.pictures import list_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "few-labels.md"
@@ -23,7 +24,6 @@ LABELS = 10
 DRAWS = 5
 MAX_TEST = 600
 """Test images of a draw, stratified; drawn anew each time."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def draw_folder(source: Path, into: Path, labels: int, seed: int, max_test: int = MAX_TEST) -> None:
@@ -34,8 +34,8 @@ def draw_folder(source: Path, into: Path, labels: int, seed: int, max_test: int 
     generator = np.random.default_rng(seed)
     files: dict[str, list[Path]] = {}
     seen: set[bytes] = set()
-    for path in sorted(source.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and (content := path.read_bytes()) not in seen:
+    for path in list_pictures(source)[0]:
+        if (content := path.read_bytes()) not in seen:
             seen.add(content)
             files.setdefault(path.parent.name, []).append(path)
     left = sum(map(len, files.values())) - labels * len(files)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.machine import describe_machine
-from benchmarks.zoos import SOURCES, SUFFIXES, Animal, build_equals, shrink_backbone
+from benchmarks.pictures import load_squares
+from benchmarks.zoos import SOURCES, Animal, build_equals, shrink_backbone
 from models.answers import answer_pixels
 from models.backbones import read_input
 from models.candidates import sample_rows
@@ -28,7 +28,8 @@ from models.contest import select_backbone
 from models.hub import Backbone
 from models.prior import static_prior
 from models.selection import SelectConfig
-from models.training import FinetuneConfig, finetune
+from models.training import finetune
+from models.tuning import FinetuneConfig
 from models.weight_lock import hash_file
 from serving.preprocess import PreprocessSpec
 
@@ -67,14 +68,6 @@ class Cell:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-
-
-def load_images(folder: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return pixels uint8 ``(N, S, S, 3)``, squashed, and labels from the folders' names."""
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    names = sorted({path.parent.name for path in files})
-    resized = [Image.open(path).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC) for path in files]
-    return np.stack([np.asarray(image) for image in resized]), np.array([names.index(p.parent.name) for p in files])
 
 
 def draw_cell(name: str, targets: np.ndarray, labels: int, draw: int) -> Cell:
@@ -149,7 +142,7 @@ def measure_zoo(name: str, zoo: Mapping[str, Animal], shared: Path, size_px: int
     """Return one row for each cell and draw of a zoo."""
     rows = []
     for data in SOURCES:
-        pixels, targets = load_images(shared / "datasets" / data, size_px)
+        pixels, targets = load_squares(shared / "datasets" / data, size_px)
         own = {key: animal for key, animal in zoo.items() if animal.source != data}
         for labels in LABELS:
             cells = [draw_cell(data, targets, labels, draw) for draw in range(DRAWS)]

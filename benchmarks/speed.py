@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.peers.problem import Problem
 from benchmarks.peers.runner import PEERS, run_peer
+from benchmarks.pictures import list_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "speed.md"
@@ -21,7 +22,6 @@ BACKBONE = "mobilenetv2_100.goog_in1k"
 SLACK = 0.005
 """Accuracy that we may lack of the peer's when our clock is read."""
 BAR = 5.0
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 ABOUT = f"""`python -m benchmarks speed`. Backbone {BACKBONE} at 224 px, four fifths of the images to learn from
 (regraft keeps 15 % of them for choosing), the rest asked with the clock stopped. Two threads each; the
 peers have two loading workers besides. Peers run with their own usual recipe in an environment of their
@@ -32,7 +32,7 @@ is the time of somebody who knew when to stop; whole recipes take longer. One se
 
 def write_problem(images: Path, backbone: Path, into: Path, seed: int = 0) -> Path:
     """Write the training job of one data set and return its file."""
-    files = [path for path in sorted(images.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    files, _ = list_pictures(images)
     labels = [path.parent.name for path in files]
     generator, test = np.random.default_rng(seed), set()
     for label in sorted(set(labels)):

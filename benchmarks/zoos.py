@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from benchmarks.pictures import list_pictures
 from data.formula import FAMILIES, FormulaConfig, render_bank
 from models.backbones import CONFIG_FILE, WEIGHTS_FILE
 from models.pretraining import RecipeConfig, pretrain_backbone
@@ -28,7 +29,6 @@ FORMULAS = {
     "objects": {"radial_contour": 20, "dead_leaves": 20},
     "lines": {"strokes": 14, "lattice": 13, "marks": 13},
 }
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 FIELD_PX, TRAIN_PX = 80, 64
 
 
@@ -68,11 +68,10 @@ def shrink_backbone(folder: Path, into: Path, size_px: int) -> Path:
 
 def read_fields(root: Path, size_px: int, limit: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return grey images ``(N, S, S)`` uint8 of a folder per class and their labels; at most ``limit``."""
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    files = [files[place] for place in np.random.default_rng(seed).permutation(len(files))[:limit]]
-    names = sorted({path.parent.name for path in files})
-    pixels = [np.asarray(Image.open(path).convert("RGB").convert("L").resize((size_px, size_px))) for path in files]
-    return np.stack(pixels), np.array([names.index(path.parent.name) for path in files])
+    files, classes = list_pictures(root)
+    drawn = np.random.default_rng(seed).permutation(len(files))[:limit]
+    squares = [Image.open(files[place]).convert("RGB").convert("L").resize((size_px, size_px)) for place in drawn]
+    return np.stack([np.asarray(square) for square in squares]), classes[drawn]
 
 
 def build_equals(datasets: Path, into: Path, steps: int = 250) -> dict[str, Animal]:

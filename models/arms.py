@@ -26,8 +26,9 @@ from models.loop import TrainingDiverged, freeze_groups, set_training_mode, take
 from models.neighbours import answer_by_neighbours, describe_pixels
 from models.optimizer import build_optimizer
 from models.probe import cross_validate, fit_probe, sum_log_loss
-from models.training import FinetuneConfig, build_classifier, make_plan
+from models.training import build_classifier
 from models.training_data import TrainingData
+from models.tuning import FinetuneConfig, make_plan
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +128,15 @@ def open_transfer(backbone: Backbone, material: Material, adapt_images: int, rec
     """Return the arm of the pretrained weights; one pass over the images serves all draws."""
     frozen = FrozenBackbone(
         backbone,
-        material.pixels[material.known],
+        material.pixels,
+        rows=material.known,
         adapt_images=adapt_images,
         store=FeatureStore(None),
         seed=recipe.seed,
         device=recipe.device,
     )
     rows = np.concatenate([material.known, material.test])
-    features = frozen.embed(material.pixels[rows])
+    features = frozen.embed(material.pixels, rows=rows)
     return NetworkArm(frozen.network, frozen.normalization, features.values, rows)
 
 

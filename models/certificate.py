@@ -29,8 +29,8 @@ from models.device import DeviceName, deterministic_kernels, is_convolutional, l
 from models.difference import measure_difference
 from models.hub import Backbone
 from models.optimizer import LoopConfig
-from models.training import FinetuneConfig
 from models.transfer_verdict import ARMS, Arm, Certificate, decide_transfer
+from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)

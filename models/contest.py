@@ -6,7 +6,7 @@ Source: a hybrid of task-agnostic favourite and task-aware search, Renggli et al
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ from models.prior import static_prior
 from models.race import Lap, choose_starters, run_race
 from models.rating import TRIAL_IMAGES, Rating, rate_backbone
 from models.selection import FitTrial, SelectConfig, Selection
-from models.training import FinetuneConfig
 from models.transferability import bootstrap_best, mean_ranks
+from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,28 @@ class Ground:
     config: SelectConfig
     store: FeatureStore
 
-    def pixels(self, backbone: Backbone, fit: SquareFit, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return the sampled images as ``backbone`` wants them."""
-        spec = describe_preprocess(read_input(backbone.folder), fit)
-        return self.pixels_for(spec, self.rows if rows is None else rows)
+    def pixels(self, backbone: Backbone, fit: SquareFit) -> np.ndarray:
+        """Return the images as ``backbone`` wants them."""
+        return self.pixels_for(describe_preprocess(read_input(backbone.folder), fit), self.rows)
+
+    def narrow(self, images: int) -> "Ground":
+        """Return the same with at most so many of its images, stratified."""
+        kept = sample_rows(self.codes, np.arange(len(self.codes)), images, self.config.seed)
+        return replace(self, rows=self.rows[kept], codes=self.codes[kept])
+
+    def rate(self, backbone: Backbone, fit: SquareFit, adapt_images: int) -> Rating:
+        """Return what ``backbone`` shows on these images."""
+        return rate_backbone(
+            backbone,
+            describe_preprocess(read_input(backbone.folder), fit),
+            self.pixels(backbone, fit),
+            self.codes,
+            adapt_images=adapt_images,
+            folds=self.config.folds,
+            seed=self.config.seed,
+            store=self.store,
+            device=self.config.device,
+        )
 
 
 def select_backbone(
@@ -156,23 +174,14 @@ def choose_fit(
     if len(fits) == 1:
         return fits[0], []
     backbone = entries[favourite or min(entries, key=lambda name: (entries[name].gflops, name))].backbone
-    limit = max(TRIAL_IMAGES, 2 * (int(ground.codes.max()) + 1))  # two of every class can be cross-validated
-    rows = sample_rows(ground.codes, np.arange(len(ground.codes)), limit, ground.config.seed)
+    # Two of every class can be cross-validated.
+    small = ground.narrow(max(TRIAL_IMAGES, 2 * (int(ground.codes.max()) + 1)))
     trials = []
     for fit in fits:
-        rating = rate_backbone(
-            backbone,
-            describe_preprocess(read_input(backbone.folder), fit),
-            ground.pixels(backbone, fit, ground.rows[rows]),
-            ground.codes[rows],
-            adapt_images=0,
-            folds=ground.config.folds,
-            seed=ground.config.seed,
-            store=ground.store,
-            device=ground.config.device,
-        )
-        accuracy = float(rating.hits(ground.codes[rows]).mean())
-        trials.append(FitTrial(fit=fit, loss=min(rating.probe.losses.values()), accuracy=accuracy, n=len(rows)))
+        rating = small.rate(backbone, fit, adapt_images=0)
+        accuracy = float(rating.hits(small.codes).mean())
+        loss = min(rating.probe.losses.values())
+        trials.append(FitTrial(fit=fit, loss=loss, accuracy=accuracy, n=len(small.rows)))
     best = min(trials, key=lambda trial: trial.loss)  # of equals the first: squashing loses nothing
     return best.fit, trials
 
@@ -187,17 +196,7 @@ def rate_all(
     ratings = {}
     for done, (name, entry) in enumerate(entries.items()):
         began = time.monotonic()
-        ratings[name] = rate_backbone(
-            entry.backbone,
-            describe_preprocess(read_input(entry.backbone.folder), fit),
-            ground.pixels(entry.backbone, fit),
-            ground.codes,
-            adapt_images=ground.config.adapt_images,
-            folds=ground.config.folds,
-            seed=ground.config.seed,
-            store=ground.store,
-            device=ground.config.device,
-        )
+        ratings[name] = ground.rate(entry.backbone, fit, ground.config.adapt_images)
         ratings[name].frozen.release()
         logger.info("candidate rated name=%s seconds=%.1f", name, time.monotonic() - began)
         if progress is not None:

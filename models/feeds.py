@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from models.augmentation import AugmentConfig, augment_batch
-from models.blocks import CutBackbone
 from models.checkpoint import Classifier
+from models.cutting import CutBackbone
 from models.device import mixed_precision
 from models.features import normalise_pixels, take_batch
 from models.training_data import TrainingData

@@ -20,9 +20,10 @@ from models.loop import TrainingDiverged, copy_state
 from models.probe import fit_probe, make_folds
 from models.rating import Rating, likelihoods
 from models.resume import ResumeFolder
-from models.training import FinetuneConfig, build_classifier, make_plan, train_from
+from models.training import build_classifier, train_from
 from models.training_data import TrainingData
 from models.transferability import bootstrap_best
+from models.tuning import FinetuneConfig, make_plan
 
 logger = logging.getLogger(__name__)
 

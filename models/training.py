@@ -1,6 +1,6 @@
 """Fine-tuning from end to end: linear probe on kept features, fine-tuning from that head, the better one kept.
 
-The loop itself is in ``models/loop.py``, the budget in ``models/plan.py``, what is written in ``models/checkpoint.py``.
+The loop is in ``models/loop.py``, the settings in ``models/tuning.py``, what is written in ``models/checkpoint.py``.
 """
 
 import hashlib
@@ -13,26 +13,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from models.adaptation import list_batchnorms
 from models.backbones import Normalization, read_config
-from models.blocks import TAP_SHARES, StagedBackbone, cut_backbone
+from models.blocks import TAP_SHARES, StagedBackbone
 from models.calibration import fit_temperature
 from models.checkpoint import BackboneOrigin, CheckpointInfo, Classifier, save_checkpoint
 from models.choice import choose_weights, format_history, rate_logits
-from models.depth import count_work, group_by_depth
-from models.device import DeviceName, choose_device, deterministic_kernels, limit_threads, place_module
+from models.cutting import cut_backbone
+from models.device import choose_device, deterministic_kernels, limit_threads, place_module
 from models.feeds import ActivationFeed, Feed, PixelFeed, score_images
 from models.frozen import FORMAT, FeatureStore, FrozenBackbone
 from models.hub import Backbone
 from models.loop import TrainingRun, copy_state, run_training, set_training_mode
-from models.optimizer import LoopConfig
-from models.plan import NOMINAL_SPEEDS, Speed, TrainingPlan, plan_training
+from models.plan import TrainingPlan
 from models.resume import ResumeFolder
 from models.start import Start, prepare_start, refit_probe
 from models.training_data import TrainingData, gather_data, hash_pixels
+from models.tuning import FinetuneConfig, make_plan
 from serving.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -40,44 +39,6 @@ logger = logging.getLogger(__name__)
 STOP_FACTOR = 3.0
 STOP_LEAST_S = 300.0
 """The fuse behind the budget: a busy machine should not make another model, only a hopeless one be stopped."""
-
-HALF_BYTES = 2
-"""Of one kept activation."""
-
-
-class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """Budget and recipe of the finetune stage."""
-
-    budget_s: float = Field(150.0, gt=0)
-    """Seconds the stage should take on the nominal machine; turned into steps by counted work, never by the clock.
-    The clock is only a fuse, see ``stop_s``."""
-    image_s: float = Field(0.5, gt=0)
-    """Seconds of that budget that one training image is worth: few images are not trained on for long."""
-    stop_s: float | None = Field(None, gt=0)
-    """Seconds on the clock after which fine-tuning ends with the best epoch so far; by default three times the budget,
-    and five minutes at least."""
-    nominal_gflops: float | None = Field(None, gt=0)
-    """Billions of operations per second of the nominal machine; by default a slow two-core CPU, or a large GPU."""
-    nominal_gigabytes: float | None = Field(None, gt=0)
-    """Billions of activation bytes per second of the nominal machine."""
-    max_epochs: int = Field(30, ge=0)
-    """Passes over the training part at most; 0 keeps the linear probe."""
-    min_epochs: int = Field(3, ge=1)
-    """Passes that should fit into the budget: the layers near the input are frozen until they do."""
-    batch_size: int = Field(32, ge=1)
-    """Images per step; from 32 on BatchNorm trains, below it is frozen at the target's statistics."""
-    views: int = Field(4, ge=0)
-    """Changed views of each training image whose activations behind the frozen layers are kept; 0 keeps none."""
-    activations_gib: float = Field(2.0, gt=0)
-    """Disk that kept activations may take; fewer views, or none, are kept where they would need more."""
-    loop: LoopConfig = LoopConfig()
-    """Rates, regularisation and augmentation."""
-    seed: int = Field(0, ge=0)
-    """Of order, augmentation and dropout."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-    threads: int = Field(2, ge=1)
-    """CPU threads; part of the recipe, because sums are split by thread."""
 
 
 def finetune(
@@ -184,45 +145,6 @@ def hash_inputs(
         digest.update(np.ascontiguousarray(rows).tobytes())
     digest.update(hash_pixels(data.pixels).encode())
     return digest.hexdigest()
-
-
-def make_plan(
-    classifier: Classifier,
-    data: TrainingData,
-    size_px: int,
-    config: FinetuneConfig,
-    device: torch.device,
-    adapted: int = 0,
-) -> TrainingPlan:
-    """Return the plan that fits the budget on the nominal machine of this kind of device."""
-    nominal = NOMINAL_SPEEDS[device.type]
-    speed = Speed(config.nominal_gflops or nominal.gflops, config.nominal_gigabytes or nominal.gigabytes)
-    backbone = classifier.backbone.eval()
-
-    def views_for(frozen: int) -> int:
-        cut = cut_backbone(backbone, frozen, size_px)
-        if cut is None or cut.frozen < frozen:
-            return 0
-        rows = config.activations_gib * 2**30 / (HALF_BYTES * cut.values) - len(data.validation)
-        return max(0, min(config.views, int(rows // len(data.train))))
-
-    plan = plan_training(
-        count_work(backbone, group_by_depth(backbone), size_px),
-        speed,
-        train=len(data.train),
-        validation=len(data.validation),
-        adapted=adapted,
-        budget_s=min(config.budget_s, config.image_s * len(data.train)),
-        batch_size=config.batch_size,
-        min_epochs=config.min_epochs,
-        max_epochs=config.max_epochs,
-        views_for=views_for,
-    )
-    logger.info(
-        "training plan steps=%d frozen_groups=%d views=%d reason=%s",
-        plan.steps, plan.frozen_groups, plan.views, plan.reason,
-    )  # fmt: skip
-    return plan
 
 
 def train_from(

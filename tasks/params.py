@@ -22,7 +22,7 @@ from models.evaluation import EvaluateConfig
 from models.export import ExportConfig
 from models.gate import GateConfig
 from models.selection import SelectConfig
-from models.training import FinetuneConfig
+from models.tuning import FinetuneConfig
 from serving.durable import write_bytes
 from serving.settings import ServeConfig
 

@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.peers.problem import Problem, Stopwatch, report_timing, score_labels
 from models.backbones import read_input
-from models.blocks import cut_backbone
 from models.candidates import describe_preprocess
 from models.checkpoint import Classifier
+from models.cutting import cut_backbone
 from models.device import deterministic_kernels, limit_threads
 from models.feeds import ActivationFeed, Feed, PixelFeed, score_images
 from models.frozen import FeatureStore, FrozenBackbone
@@ -32,8 +32,9 @@ from models.hub import Backbone
 from models.loop import run_training
 from models.resume import ResumeFolder
 from models.start import prepare_start
-from models.training import FinetuneConfig, build_classifier, make_plan
+from models.training import build_classifier
 from models.training_data import TrainingData
+from models.tuning import FinetuneConfig, make_plan
 from models.weight_lock import hash_file
 from serving.preprocess import PreprocessSpec, load_input
 

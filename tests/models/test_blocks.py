@@ -6,8 +6,9 @@ import torch
 
 from models.augmentation import AugmentConfig
 from models.backbones import build_architecture
-from models.blocks import StagedBackbone, StageStatistics, cut_backbone, list_widths, stage_backbone
+from models.blocks import StagedBackbone, StageStatistics, list_widths, stage_backbone
 from models.checkpoint import Classifier
+from models.cutting import cut_backbone
 from models.depth import group_by_depth
 from models.device import place_module
 from models.feeds import ActivationFeed, PixelFeed

@@ -26,7 +26,8 @@ import numpy as np
 
 import models.loop
 from models.hub import Backbone
-from models.training import FinetuneConfig, finetune
+from models.training import finetune
+from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
 
 root, sha256 = Path(sys.argv[1]), sys.argv[2]

@@ -18,8 +18,9 @@ from models.loop import TrainingDiverged, freeze_groups, run_training, set_train
 from models.optimizer import LoopConfig, build_optimizer
 from models.plan import TrainingPlan
 from models.resume import ResumeFolder, Snapshot
-from models.training import FinetuneConfig, build_classifier, finetune
+from models.training import build_classifier, finetune
 from models.training_data import TrainingData
+from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
 
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)
