@@ -10,18 +10,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from models.admission import Entry, admit
 from models.backbones import read_input
-from models.candidates import SquareFit, describe_preprocess, list_fits, profile_aspects, sample_rows
+from models.candidates import SquareFit, describe_preprocess, explain_nobody, list_fits, profile_aspects, sample_rows
 from models.decision import RESAMPLES, decide, describe_candidate, list_rivals
 from models.device import limit_threads
+from models.export import explain_no_export
 from models.frozen import FeatureStore
 from models.hub import Backbone, list_backbones
 from models.prior import static_prior
 from models.race import Lap, choose_starters, run_race
 from models.rating import TRIAL_IMAGES, Rating, rate_backbone
-from models.selection import FitTrial, SelectConfig, Selection
+from models.selection import Candidate, FitTrial, SelectConfig, Selection
+from models.training import build_classifier
 from models.transferability import bootstrap_best, mean_ranks
 from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
@@ -129,7 +132,9 @@ def select_backbone(
                            (record or {}).get(name), laps)
         for name in sorted(ratings, key=lambda name: (ranks[name], entries[name].gflops, name))
     ]  # fmt: skip
-    chosen, reason = decide(ranking, laps, merits, config)
+    chosen, reason, unservable = settle(ranking, laps, merits, ratings, config, len(np.unique(codes)))
+    refused |= unservable
+    ranking = [row for row in ranking if row.name not in unservable]
     rivals = list_rivals(chosen, ranking, favourite, record or {}, merits, ratings, codes, config.seed)
     selection = Selection(
         chosen=chosen,
@@ -251,3 +256,32 @@ def race(
         settled=config.settled,
         progress=progress,
     )
+
+
+def settle(
+    ranking: Sequence[Candidate],
+    laps: Sequence[Lap],
+    merits: Mapping[str, np.ndarray],
+    ratings: Mapping[str, Rating],
+    config: SelectConfig,
+    classes: int,
+) -> tuple[str, str, dict[str, str]]:
+    """Return the choice among those that can be served, why, and why others cannot be.
+
+    This gate is the last: writing a network as ONNX takes seconds, so only who would be chosen has to show it.
+
+    Raises:
+        ValueError: If none can be served.
+    """
+    refused: dict[str, str] = {}
+    while left := [row for row in ranking if row.name not in refused]:
+        chosen, reason = decide(left, [lap for lap in laps if lap.name not in refused], merits, config)
+        frozen, widths = ratings[chosen].frozen, ratings[chosen].features.widths
+        classifier = build_classifier(frozen.network, frozen.normalization, widths, classes, torch.device("cpu"))
+        objection = explain_no_export(classifier, ratings[chosen].spec.size_px)
+        frozen.release()
+        if objection is None:
+            return chosen, reason, refused
+        logger.warning("candidate cannot be served name=%s reason=%s", chosen, objection)
+        refused[chosen] = objection
+    raise ValueError(explain_nobody(refused))

@@ -24,6 +24,7 @@ from serving.durable import write_bytes
 from serving.preprocess import PreprocessSpec
 
 OUTPUTS = ("probabilities", "embedding", "logits")
+OPSET = 20
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """Held-out images that travel with the bundle and that a server must answer alike before it is ready."""
     reference_dims: int = Field(16, ge=1, le=256)
     """Directions of the embedding that the drift reference keeps."""
-    opset: int = Field(20, ge=18, le=23)
+    opset: int = Field(OPSET, ge=18, le=23)
     """ONNX operator set."""
     tolerance: float = Field(1e-3, gt=0, lt=0.5)
     """Largest difference of a probability between torch and ONNX that is accepted."""
@@ -121,6 +122,16 @@ def trace_classifier(classifier: torch.nn.Module, size_px: int, opset: int) -> o
             f"torch.onnx could not export {type(classifier).__name__} at {size_px} px, opset {opset}: {exc}. "
             "Choose another backbone, or another export.opset."
         ) from exc
+
+
+def explain_no_export(classifier: torch.nn.Module, size_px: int, opset: int = OPSET) -> str | None:
+    """Return why a classifier cannot be served, or None: it is written as ONNX and opened by onnxruntime."""
+    try:
+        start_session(trace_classifier(classifier, size_px, opset).SerializeToString(), threads=1)
+    except Exception as exc:  # as the exporter, onnxruntime raises what it likes
+        logger.warning("no export of %s", type(classifier).__name__, exc_info=True)
+        return f"it cannot be written as ONNX, opset {opset} ({type(exc.__cause__ or exc).__name__}; see the log)"
+    return None
 
 
 def strip_graph(graph: onnx.GraphProto) -> None:

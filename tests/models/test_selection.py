@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import timm
+import torch
 
 from models.backbones import BackboneError
 from models.candidates import find_objection, list_fits, profile_aspects, sample_rows
@@ -134,6 +136,35 @@ def test_only_training_images_are_looked_at_and_the_result_is_repeatable(workspa
 def test_auto_takes_all_of_the_mirror(workspace):
     selection, _, _ = workspace(candidates="auto")
     assert {"test_resnet.tiny", "test_vit.tiny"} <= {r.name for r in selection.ranking}
+
+
+@pytest.fixture
+def branching():
+    """A timm architecture, by its name, whose path depends on the data: it trains, but no graph can be written."""
+
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.num_features = 64
+            self.body = timm.create_model("test_resnet", num_classes=0)
+
+        def forward(self, images):
+            return self.body(images) if images.mean() > 9 else self.body(-images)
+
+    def test_branching(pretrained=False, **_):
+        return Branching()
+
+    timm.models.register_model(test_branching)
+    return "test_branching"
+
+
+def test_a_choice_that_cannot_be_served_falls_to_the_next(workspace, make_backbone, branching, tmp_path):
+    make_backbone(tmp_path / "mirror", f"{branching}.tiny", seed=3)
+    selection, _, _ = workspace(candidates=[f"{branching}.tiny", "test_vit.tiny"], race_rounds=0)
+    assert (selection.chosen, list(selection.refused)) == ("test_vit.tiny", [f"{branching}.tiny"])
+    assert [row.name for row in selection.ranking] == ["test_vit.tiny"]
+    with pytest.raises(ValueError, match=rf"{branching}\.tiny: it cannot be written as ONNX, opset 20"):
+        workspace(candidates=[f"{branching}.tiny"])
 
 
 def test_a_candidate_that_cannot_be_had_is_an_error(workspace, monkeypatch):
