@@ -36,7 +36,7 @@ from serving.preprocess import PreprocessSpec
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "benchmarks" / "selection.md"
+PAGES = ROOT / "docs" / "benchmarks"
 LABELS = (5, 20)
 DRAWS = 2
 MIXED_PX = 96
@@ -181,21 +181,27 @@ def judge_cell(
 
 
 def measure_selection(names: list[str], shared: Path = ROOT.parent / "shared") -> int:
-    """Measure the named zoos ("mixed", "equal"; both when empty), write the page, return the exit code."""
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        if "mixed" in (names or ["mixed"]):
-            zoo = {}
-            for folder in sorted(path for path in (shared / "backbones").iterdir() if path.is_dir()):
-                entry = static_prior(folder.name)
-                small = shrink_backbone(folder, Path(scratch) / "mixed", MIXED_PX)
-                zoo[folder.name] = Animal(small, entry.accuracy if entry else None, None)
-            rows += measure_zoo("mixed", zoo, shared, MIXED_PX)
-        if "equal" in (names or ["equal"]):
-            zoo = build_equals(shared / "datasets", Path(scratch) / "equal")
-            rows += measure_zoo("equal", zoo, shared, read_input(next(iter(zoo.values())).folder).size_px)
-    write_page(rows)
-    return 0 if all(meets_bars([row for row in rows if row["zoo"] == zoo]) for zoo in {r["zoo"] for r in rows}) else 1
+    """Measure the named zoos ("mixed", "equal"; both when empty), write a page for each, return the exit code."""
+    fine = True
+    for name in names or ["mixed", "equal"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            zoo = gather_zoo(name, shared, Path(scratch))
+            size_px = read_input(next(iter(zoo.values())).folder).size_px
+            rows = measure_zoo(name, zoo, shared, size_px)
+        write_page(name, rows)
+        fine = fine and meets_bars(rows)
+    return 0 if fine else 1
+
+
+def gather_zoo(name: str, shared: Path, into: Path) -> dict[str, Animal]:
+    """Return the candidates of the zoo ``name``, "mixed" or "equal"."""
+    if name == "equal":
+        return build_equals(shared / "datasets", into)
+    zoo = {}
+    for folder in sorted(path for path in (shared / "backbones").iterdir() if path.is_dir()):
+        entry = static_prior(folder.name)
+        zoo[folder.name] = Animal(shrink_backbone(folder, into, MIXED_PX), entry.accuracy if entry else None, None)
+    return zoo
 
 
 def meets_bars(rows: list[dict[str, Any]]) -> bool:
@@ -205,39 +211,37 @@ def meets_bars(rows: list[dict[str, Any]]) -> bool:
     return float(np.mean(probe)) <= BARS["mean"] and max(probe) <= BARS["worst"] and raced <= BARS["raced"]
 
 
-def write_page(rows: list[dict[str, Any]]) -> None:
-    """Write ``docs/benchmarks/selection.md``."""
+def write_page(zoo: str, rows: list[dict[str, Any]]) -> None:
+    """Write ``docs/benchmarks/selection-<zoo>.md``."""
     lines = [
-        "# Choosing the backbone",
+        f"# Choosing the backbone: zoo {zoo}",
         "",
         *textwrap.wrap(ABOUT, 118),
         "",
         *describe_machine(),
         "",
-        "| zoo | chooser | mean regret | worst regret |",
-        "| --- | --- | --- | --- |",
+        "| chooser | mean regret | worst regret |",
+        "| --- | --- | --- |",
     ]
     choosers = {"ranked first": "probe", "after the race": "raced", "static prior": "prior", "random": "random"}
-    for zoo in dict.fromkeys(row["zoo"] for row in rows):
-        own = [row for row in rows if row["zoo"] == zoo]
-        for label, key in choosers.items():
-            values = [100 * row[key] for row in own]
-            lines.append(f"| {zoo} | {label} | {np.mean(values):.2f} | {max(values):.2f} |")
+    for label, key in choosers.items():
+        values = [100 * row[key] for row in rows]
+        lines.append(f"| {label} | {np.mean(values):.2f} | {max(values):.2f} |")
     lines += ["", *tabulate_cells(rows)]
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(lines) + "\n")
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / f"selection-{zoo}.md").write_text("\n".join(lines) + "\n")
 
 
 def tabulate_cells(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of every cell and draw."""
     lines = [
-        "| zoo | data | labels | draw | best truth | chosen | regret | ranked first | prior | random | selection, s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | labels | draw | best truth | chosen | regret | ranked first | prior | random | selection, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         regrets = [f"{100 * row[key]:.2f}" for key in ("raced", "probe", "prior", "random")]
         lines.append(
-            f"| {row['zoo']} | {row['data']} | {row['labels']} | {row['draw']} | "
+            f"| {row['data']} | {row['labels']} | {row['draw']} | "
             f"{100 * max(row['truth'].values()):.1f} | {row['chosen']} | {' | '.join(regrets)} | {row['seconds']:.1f} |"
         )
     return lines
