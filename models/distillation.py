@@ -8,7 +8,6 @@ Sources: Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015 (hints), arXiv
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -17,17 +16,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from models.backbone_folder import WrittenBackbone, write_backbone
 from models.backbones import WEIGHTS_FILE, build_architecture, read_input
-from models.device import DeviceName, choose_device, deterministic_kernels, limit_threads, place_module
+from models.device import choose_device, deterministic_kernels, limit_threads, place_module
 from models.features import normalization_tensors
 from models.resume import ResumeFolder
 from models.scenes import SceneConfig, look_again, make_scenes
 from models.stages import StageScale, build_teacher, check_stages, measure_scales, split_stages
-from models.steps import LearningState, check_loss, choose_rows, rate_factor, seed_step, settle_batchnorms
+from models.steps import (
+    LearningConfig,
+    LearningState,
+    check_loss,
+    choose_rows,
+    rate_factor,
+    seed_step,
+    settle_batchnorms,
+)
 from models.weight_lock import hash_file
 
 logger = logging.getLogger(__name__)
@@ -37,7 +44,7 @@ SCALE_BATCHES = 16
 CHUNK = 64  # scenes that pass through the teacher at once outside training
 
 
-class DistillationConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class DistillationConfig(LearningConfig, frozen=True):
     """What learns and how. The same values, fields, teacher and threads give the same bytes on a CPU."""
 
     architecture: str = "mobilenetv2_100"
@@ -68,14 +75,6 @@ class DistillationConfig(BaseModel, frozen=True, extra="forbid", use_attribute_d
     """Decay of kernels and matrices."""
     average_decay: float = Field(0.99, ge=0, lt=1)
     """Decay of the running average of the whole network's weights; the average is what ships."""
-    seed: int = Field(0, ge=0)
-    """Draws initial weights, scenes, batches and looks."""
-    threads: int = Field(1, ge=1)
-    """CPU threads; part of the recipe, because sums are split by thread."""
-    device: DeviceName = "cpu"
-    """Where to train."""
-    save_every_s: float = Field(60.0, gt=0)
-    """Seconds between snapshots; not part of what is learnt."""
     look: SceneConfig = SceneConfig()
     """What stands in the scenes."""
 
@@ -135,7 +134,7 @@ def distil_backbone(
 
 def fingerprint_run(fields: np.ndarray, teacher: Path, config: DistillationConfig) -> str:
     """Return the SHA-256 of all that the finished weights depend on."""
-    text = json.dumps(config.model_dump(exclude={"save_every_s"}), sort_keys=True) + hash_file(teacher / WEIGHTS_FILE)
+    text = config.describe() + hash_file(teacher / WEIGHTS_FILE)
     digest = hashlib.sha256(text.encode())
     digest.update(np.ascontiguousarray(fields).data)
     return digest.hexdigest()

@@ -5,7 +5,6 @@ Where the fields come from is not known here: a task introduces ``data.formula``
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +13,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbone_folder import WrittenBackbone, write_backbone
 from models.backbones import build_architecture
-from models.device import DeviceName, choose_device, deterministic_kernels, limit_threads, mixed_precision, place_module
+from models.device import choose_device, deterministic_kernels, limit_threads, mixed_precision, place_module
 from models.resume import ResumeFolder
-from models.steps import LearningState, check_loss, choose_rows, rate_factor, seed_step, settle_batchnorms
+from models.steps import (
+    LearningConfig,
+    LearningState,
+    check_loss,
+    choose_rows,
+    rate_factor,
+    seed_step,
+    settle_batchnorms,
+)
 from models.views import ViewConfig, make_views
 
 logger = logging.getLogger(__name__)
 
 
-class RecipeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+class RecipeConfig(LearningConfig, frozen=True):
     """What is trained and how. The same values, fields and threads give the same bytes on a CPU."""
 
     architecture: str = "resnet10t"
@@ -53,14 +60,6 @@ class RecipeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """Share of the target spread over all classes."""
     average_decay: float = Field(0.997, ge=0, lt=1)
     """Decay of the running average of the weights; the average is what ships. 0 ships the last weights."""
-    seed: int = Field(0, ge=0)
-    """Draws initial weights, batches and views."""
-    threads: int = Field(1, ge=1)
-    """CPU threads; part of the recipe, because sums are split by thread."""
-    device: DeviceName = "cpu"
-    """Where to train."""
-    save_every_s: float = Field(60.0, gt=0)
-    """Seconds between snapshots; not part of what is learnt."""
     views: ViewConfig = ViewConfig()
     """Changes of the fields."""
 
@@ -136,7 +135,7 @@ def _check_samples(fields: np.ndarray, labels: np.ndarray) -> int:
 
 def fingerprint_run(fields: np.ndarray, labels: np.ndarray, recipe: RecipeConfig) -> str:
     """Return the SHA-256 of all that the finished weights depend on."""
-    text = json.dumps(recipe.model_dump(exclude={"save_every_s"}), sort_keys=True)
+    text = recipe.describe()
     digest = hashlib.sha256(text.encode())
     digest.update(np.ascontiguousarray(fields).data)
     digest.update(np.ascontiguousarray(labels.astype(np.int64)).data)

@@ -1,14 +1,34 @@
 """What every resumable pretraining is made of: rows and seeds of a step, the rate, the running average, snapshots."""
 
+import json
 import math
 from collections.abc import Iterable
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from models.adaptation import list_batchnorms
+from models.device import DeviceName
 from models.resume import Snapshot
+
+
+class LearningConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
+    """What every pretraining is told besides its recipe."""
+
+    seed: int = Field(0, ge=0)
+    """Draws initial weights, batches and what is seen in a step."""
+    threads: int = Field(1, ge=1)
+    """CPU threads; part of the recipe, because sums are split by thread."""
+    device: DeviceName = "cpu"
+    """Where to train."""
+    save_every_s: float = Field(60.0, gt=0)
+    """Seconds between snapshots; not part of what is learnt."""
+
+    def describe(self) -> str:
+        """Return everything that the weights depend on as one line."""
+        return json.dumps(self.model_dump(exclude={"save_every_s"}), sort_keys=True)
 
 
 class PretrainingDiverged(RuntimeError):  # noqa: N818
