@@ -30,6 +30,8 @@ from models.training_data import TrainingData
 logger = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 10.0
+SAVING_PAYS = 10.0
+"""An epoch's end is saved when so many times the last saving's seconds have passed: a short epoch is soon repeated."""
 MIN_BATCHNORM_BATCH = 32
 
 
@@ -194,7 +196,7 @@ def run_training(
     optimizer = build_optimizer(classifier, groups, config)
     run = restore_run(classifier, optimizer, resume)
     started = saved = time.monotonic()
-    before = run.elapsed_s
+    saving_s, before = 0.0, run.elapsed_s
     ready = -1
     while run.step < plan.steps and not run.cut:
         epoch = run.step // plan.steps_per_epoch
@@ -208,9 +210,10 @@ def run_training(
         ended = run.step % plan.steps_per_epoch == 0
         if ended:
             close_epoch(run, classifier, feed, data, plan, optimizer.param_groups[-1]["lr"])
-        if ended or time.monotonic() - saved > SAVE_EVERY_S:
+        since = time.monotonic() - saved
+        if since > SAVE_EVERY_S or (ended and since > SAVING_PAYS * saving_s):
             save_run(run, classifier, optimizer, resume)
-            saved = time.monotonic()
+            saving_s, saved = time.monotonic() - saved - since, time.monotonic()
         if progress is not None:
             progress(run.step, plan.steps)
         run.cut = run.elapsed_s > stop_s and run.step < plan.steps
