@@ -268,7 +268,7 @@ def settle(
 ) -> tuple[str, str, dict[str, str]]:
     """Return the choice among those that can be served, why, and why others cannot be.
 
-    This gate is the last: writing a network as ONNX takes seconds, so only who would be chosen has to show it.
+    This gate is the last: capturing a graph takes seconds, so only who would be chosen has to show it.
 
     Raises:
         ValueError: If none can be served.
