@@ -27,7 +27,8 @@ ABOUT = f"""`python -m benchmarks speed`. Backbone {BACKBONE} at 224 px, four fi
 peers have two loading workers besides. Peers run with their own usual recipe in an environment of their
 own. The rule is the same for all: seconds, imports and decoding included, until the model had the
 peer's final test accuracy less half a point, looked at after every epoch (ours also at the probe). It
-is the time of somebody who knew when to stop; whole recipes take longer. One seed, one split."""
+is the time of somebody who knew when to stop; whole recipes take longer. Where one answer of ours is
+listed below it is the linear head's, before any fine-tuning. One seed, one split."""
 
 
 def write_problem(images: Path, backbone: Path, into: Path, seed: int = 0) -> Path:
