@@ -101,7 +101,7 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "chance": row["chance"],
             "prior": row["prior"],
             "raced": row["raced"],
-            "note": f"{row['gflops']:g} billion operations an image"
+            "note": f"{row['gflops']:.3g} billion operations"
             + (f", {row['latency_ms']:.3g} ms here" if row["latency_ms"] is not None else ""),
         }
         for row in selection["ranking"]
