@@ -259,7 +259,7 @@ def describe_curves(arms: Sequence[Arm], ahead: bool, config: CertifyConfig, ima
     sizes = sorted({arm.n for arm in arms})
     if len(sizes) < 3:
         return {}
-    fits, steps = {}, max(max(arm.steps) for arm in arms if arm.arm == "scratch")
+    fits, steps = {}, max(max(arm.steps) for arm in arms if (arm.arm, arm.n) == ("scratch", sizes[-1]))
     for name in ("transfer", "scratch"):
         rows = sorted((arm for arm in arms if arm.arm == name), key=lambda arm: arm.n)
         fits[name] = fit_curve(np.array(sizes), 1 - np.array([arm.by_draw for arm in rows]).T, images)
