@@ -75,7 +75,7 @@ def test_a_finished_run_is_forecast_as_done(trained) -> None:
 
 def test_a_finished_run_is_trained_longer_only_for_a_much_longer_budget(copied) -> None:
     before = load_params(copied.home.params).finetune
-    assert fit_into(copied.home, None, 20).describe() == "nothing is left to do"
+    assert fit_into(copied.home, None, 5).describe() == "nothing is left to do"
     assert load_params(copied.home.params).finetune == before
     assert fit_into(copied.home, None, 36_000).seconds["finetune"] > 0
     assert load_params(copied.home.params).finetune.budget_s > 2 * before.budget_s
