@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy.stats import t as student
 
 import models.embedded
@@ -60,7 +61,7 @@ def summarise(values: np.ndarray) -> dict[str, float]:
 
 def compare_dataset(root: Path, folder: Path, random_seeds: int = 3) -> dict[str, object]:
     """Return figures of the pretrained network, of random ones (mean over seeds) and of their paired difference."""
-    pixels, labels = load_squares(root, read_input(folder).size_px)
+    pixels, labels = load_squares(root, read_input(folder).size_px, Image.Resampling.BILINEAR)
     trained = embed(build_backbone(folder), folder, pixels)
     untrained = []
     for seed in range(random_seeds):

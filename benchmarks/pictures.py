@@ -15,8 +15,10 @@ def list_pictures(folder: Path) -> tuple[list[Path], np.ndarray]:
     return files, np.array([names.index(path.parent.name) for path in files])
 
 
-def load_squares(folder: Path, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+def load_squares(
+    folder: Path, size_px: int, resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> tuple[np.ndarray, np.ndarray]:
     """Return pixels uint8 ``(N, S, S, 3)``, squashed, and the classes ``(N,)``."""
     files, classes = list_pictures(folder)
-    resized = [Image.open(path).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC) for path in files]
+    resized = [Image.open(path).convert("RGB").resize((size_px, size_px), resampling) for path in files]
     return np.stack([np.asarray(image) for image in resized]), classes
