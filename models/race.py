@@ -119,13 +119,18 @@ def run_race(
 
 def count_laps(starters: int, rounds: int) -> int:
     """Return how many candidates are fine-tuned at most, the favourite's seat apart."""
-    total = 0
-    for _ in range(rounds):
+    return max(sum(racing for _, racing in list_rounds(starters, rounds)), 1)
+
+
+def list_rounds(starters: int, rounds: int) -> list[tuple[int, int]]:
+    """Return for each round what a candidate's budget is multiplied by, and how many race at most."""
+    planned = []
+    for number in range(rounds):
         if starters < 2:
             break
-        total += starters
+        planned.append((HALVING**number, starters))
         starters = math.ceil(starters / 2)
-    return max(total, 1)
+    return planned
 
 
 def race_once(

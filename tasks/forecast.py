@@ -5,7 +5,6 @@ Nothing here may stop a run: what cannot be forecast is said in words.
 
 import itertools
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Collection
@@ -19,6 +18,7 @@ from data.intake import list_source, read_intake
 from data.reading import read_entry
 from models.backbones import build_architecture, read_config, read_input
 from models.candidates import describe_preprocess
+from models.contest import MOST_STARTERS
 from models.depth import GroupWork, count_work, group_by_depth
 from models.device import choose_device
 from models.forecast import (
@@ -34,6 +34,7 @@ from models.forecast import (
 )
 from models.hub import embedded_folder, is_address, list_backbones
 from models.plan import NOMINAL_SPEEDS, Speed
+from models.race import list_rounds
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
 from tasks.params import Params, ParamsError, load_params, set_params
@@ -278,14 +279,10 @@ def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
 
 
 def _race_s(params: Params, candidates: int) -> float:
-    """Return the nominal seconds of the race if it goes all the way: up to four start and are halved."""
-    select, racing, total = params.select, min(candidates, 4), 0.0
-    for number in range(select.race_rounds if select.prefer == "accuracy" else 0):
-        if racing < 2:
-            break
-        total += select.race_budget_s * 3**number * racing
-        racing = math.ceil(racing / 2)
-    return total
+    """Return the nominal seconds of the race if it goes all the way."""
+    select = params.select
+    rounds = list_rounds(min(candidates, MOST_STARTERS), select.race_rounds if select.prefer == "accuracy" else 0)
+    return select.race_budget_s * sum(times * racing for times, racing in rounds)
 
 
 def _certify_s(params: Params) -> float:
