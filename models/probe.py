@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import log_softmax, logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -85,8 +86,8 @@ class CrossValidation:
 
     Attributes:
         strength: The inverse penalty with the least log loss; of equals the smaller one, the stronger penalty.
-        logits: ``(N, K)`` out of fold, at that strength.
-        losses: Mean log loss in nats of every strength tried.
+        logits: ``(N, K)`` out of fold, at that strength; of several repeats the log of the mean probability.
+        losses: Mean log loss in nats of every strength tried, over all repeats.
     """
 
     strength: float
@@ -102,6 +103,7 @@ def cross_validate(
     widths: Sequence[int] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     folds: int = 5,
+    repeats: int = 1,
     seed: int = 0,
 ) -> CrossValidation:
     """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
@@ -113,19 +115,23 @@ def cross_validate(
         widths: Blocks of the features.
         strengths: Inverse penalties to try, ascending.
         folds: Lowered to the smallest class; with a class of one image the smallest strength is taken unseen.
+        repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
         seed: Of the folds.
     """
     mean, std = measure_spread(features, widths)
     reduced = reduce_features((features - mean) / std)
-    splits = make_folds(labels, folds, seed)
-    logits = np.zeros((len(strengths), len(labels), classes))
-    for train, held in splits:
-        for number, (weight, bias) in enumerate(fit_path(reduced[train], labels[train], classes, strengths)):
-            logits[number, held] = reduced[held] @ weight.T + bias
-    losses = [sum_log_loss(each, labels) / len(labels) for each in logits]
+    logits = np.zeros((repeats, len(strengths), len(labels), classes))
+    for number in range(repeats):
+        for train, held in make_folds(labels, folds, seed + number):
+            for place, (weight, bias) in enumerate(fit_path(reduced[train], labels[train], classes, strengths)):
+                logits[number, place, held] = reduced[held] @ weight.T + bias
+    losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
     best = int(np.argmin(losses))
+    said = logits[0, best]
+    if repeats > 1:
+        said = logsumexp(log_softmax(logits[:, best], axis=2), axis=0) - np.log(repeats)
     return CrossValidation(
-        float(strengths[best]), logits[best].astype(np.float32), dict(zip(map(float, strengths), losses, strict=True))
+        float(strengths[best]), said.astype(np.float32), dict(zip(map(float, strengths), losses.tolist(), strict=True))
     )
 
 

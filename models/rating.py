@@ -22,6 +22,11 @@ TRIAL_IMAGES = 120
 """Images on which the source's BatchNorm statistics are compared with the target's, and ways to a square with each
 other; the choice is coarse and should not cost a second whole pass."""
 
+DEALT_IMAGES = 300
+MOST_REPEATS = 10
+"""Fewer images than the first are dealt into folds again and again until so many answers are given, or so often: with
+thirty images one way to deal them decided between backbones as much as the backbones did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rating:
@@ -93,9 +98,20 @@ def rate_backbone(
     frozen = FrozenBackbone(backbone, pixels, adapt_images=adapted, store=store, device=device)
     features = frozen.embed(pixels, progress=progress)
     probe = cross_validate(
-        features.values, labels, classes=int(labels.max()) + 1, widths=features.widths, folds=folds, seed=seed
+        features.values,
+        labels,
+        classes=int(labels.max()) + 1,
+        widths=features.widths,
+        folds=folds,
+        repeats=count_repeats(len(labels)),
+        seed=seed,
     )
     return Rating(backbone, spec, frozen, features, probe, score_all(features.values, labels), adapted)
+
+
+def count_repeats(images: int) -> int:
+    """Return how often so many images are dealt into folds."""
+    return min(max(1, DEALT_IMAGES // images), MOST_REPEATS)
 
 
 def choose_statistics(

@@ -8,6 +8,7 @@ from models.candidates import find_objection, list_fits, profile_aspects, sample
 from models.contest import select_backbone
 from models.decision import decide
 from models.race import Lap, choose_starters
+from models.rating import count_repeats
 from models.selection import Candidate, SelectConfig, load_selection, save_selection
 from serving.preprocess import PreprocessSpec
 
@@ -59,6 +60,10 @@ def test_the_favourite_always_starts_and_three_at_least():
     chances = {"a": 0.9, "b": 0.06, "c": 0.03, "d": 0.01, "e": 0.0}
     assert choose_starters(chances, "e", 4, 0.05) == ["a", "b", "c", "e"]
     assert choose_starters(chances, None, 2, 0.05) == ["a", "b"]
+
+
+def test_the_fewer_the_images_the_oftener_they_are_dealt():
+    assert [count_repeats(images) for images in (4, 30, 70, 150, 299, 300, 1000)] == [10, 10, 4, 2, 1, 1, 1]
 
 
 def test_gates_name_what_they_refuse():
