@@ -1,8 +1,6 @@
-"""The application object, what all commands share, and how an error becomes a message and an exit code."""
+"""The application object and what all commands share."""
 
 import json
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,20 +19,6 @@ app = typer.Typer(
 WorkspaceOption = Annotated[Path, typer.Option("--workspace", "-w", help="The workspace.", show_default="here")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 
-# Named, not imported: loading every floor to phrase an error would make each command wait for torch.
-BAD_INPUT = {
-    "BackboneError",
-    "BundleError",
-    "GraphError",
-    "ImageError",
-    "IntakeError",
-    "ParamsError",
-    "RegistryError",
-    "WorkspaceError",
-}
-SAID_NO = {"DataValidationError", "ParityError"}
-SPEAKS_FOR_ITSELF = {"AskError", "DemoFailed", "DeviceError", "ServiceStartError", "StackError", "WorkspaceBusy"}
-
 
 def answer(result: Any, as_json: bool, lines: str) -> None:
     """Print ``result`` as JSON, or ``lines`` for people."""
@@ -43,41 +27,3 @@ def answer(result: Any, as_json: bool, lines: str) -> None:
     else:
         sys.stdout.write(lines.rstrip() + "\n")
     sys.stdout.flush()
-
-
-def main() -> None:
-    """Run the command line and leave with its exit code."""
-    import flows.cli.build
-    import flows.cli.doctor
-    import flows.cli.run
-    import flows.cli.versions  # noqa: F401
-
-    _log_to_stderr()
-    try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        sys.exit(_explain(error))
-
-
-def _explain(error: Exception) -> int:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 1
-    plain = code > 1 or names & SPEAKS_FOR_ITSELF
-    sys.stderr.write(f"regraft: {error if plain else f'{type(error).__name__}: {error}'}\n")
-    if os.environ.get("REGRAFT_DEBUG"):
-        logging.getLogger("flows").exception("traceback", exc_info=error)
-    elif not plain:
-        sys.stderr.write("This is a fault, not your input. REGRAFT_DEBUG=1 shows the traceback.\n")
-    return code
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    for floor in ("flows", "tasks", "data", "models", "serving"):
-        logger = logging.getLogger(floor)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.propagate = False  # Prefect would say everything a second time

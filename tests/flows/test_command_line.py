@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.app import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF
+from flows.cli.entry import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF
 from serving.bundle import BundleDraft, open_bundle, seal_bundle
 from serving.registry import Registry
 from tasks.gate import gate
