@@ -101,7 +101,7 @@ def _list_file_checks(evidence: Evidence, config: ValidateConfig) -> list[_Check
             *(unreadable, config.max_unreadable_share),
             f"at most {config.max_unreadable_share:.1%} of the files to be unreadable",
             lambda row: f"{row.shown}: {row.reason}",
-            "Repair or remove these files; quarantine.json says what is wrong with each.",
+            "Repair or remove these files, or raise max_unreadable_share; quarantine.json says what each lacks.",
         ),
         _Check(
             "min_side",

@@ -169,9 +169,10 @@ def _check_readable(sources: list[Source], images: int, quarantined: list[Quaran
     if images and share <= allowed:
         return
     where = ", ".join(str(source.path) for source in sources)
+    allow = min(1.0, -(-share * 100 // 1) / 100)
     raise IntakeError(
         f"{len(quarantined)} of {listed} images ({share:.1%}) in {where} are unreadable, allowed are {allowed:.1%}",
         [f"{item.path}: {item.reason}: {item.detail}" for item in quarantined],
-        "Repair or remove these files, or allow more with --set ingest.max_unreadable_share="
-        f"{min(1.0, -(-share * 100 // 1) / 100):g} if you can do without them.",
+        "Repair or remove these files. If you can do without them, allow more: "
+        + " ".join(f"--set {stage}.max_unreadable_share={allow:g}" for stage in ("ingest", "validate")),
     )

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from serving.preprocess import decode_image, prepare_image
+from serving.preprocess import ImageError, decode_image, prepare_image
+from serving.problems import IMAGE_STATUS
 from serving.registry import Registry
 from serving.runtime import ModelHandle
 from tasks.workspace import Workspace, WorkspaceError
@@ -14,53 +15,56 @@ class AskError(RuntimeError):
 
 
 def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
-    """Answer for each image with the workspace's champion, loaded here."""
+    """Answer for each image with the workspace's champion, loaded here; one that cannot be read has an ``error``.
+
+    Raises:
+        WorkspaceError: If there is no champion, or an image is no file.
+    """
     champion = Registry(home.models_store).pointer().champion
     if champion is None:
         raise WorkspaceError(
             f"{home.root} has no champion; make one with: regraft train --workspace {home.root} --data DIR"
         )
+    files = _read_all(images)
     handle = ModelHandle.open(home.models_store / "versions" / champion)
-    answers = []
-    for image in images:
-        pixels = prepare_image(decode_image(_read(image)).pixels, handle.info.preprocess)
-        probabilities = handle.predict(pixels[None]).probabilities[0]
-        named = dict(zip(handle.info.labels, (float(p) for p in probabilities), strict=True))
-        label = max(named, key=named.__getitem__)
-        answers.append(
-            {
-                "image": str(image),
-                "label": label,
-                "probability": named[label],
-                "probabilities": named,
-                "version": champion,
-            }
-        )
-    return answers
+    return [{"image": str(image)} | _ask_handle(handle, content) | {"version": champion} for image, content in files]
+
+
+def _ask_handle(handle: ModelHandle, content: bytes) -> dict[str, Any]:
+    try:
+        pixels = prepare_image(decode_image(content).pixels, handle.info.preprocess)
+    except ImageError as error:
+        return {"error": error.problem, "code": error.code, "advice": error.advice}
+    probabilities = handle.predict(pixels[None]).probabilities[0]
+    named = dict(zip(handle.info.labels, (float(p) for p in probabilities), strict=True))
+    label = max(named, key=named.__getitem__)
+    return {"label": label, "probability": named[label], "probabilities": named}
 
 
 def ask_endpoint(url: str, images: list[Path]) -> list[dict[str, Any]]:
-    """Answer for each image with what ``POST <url>/predict`` says.
+    """Answer for each image with what ``POST <url>/predict`` says; one that it cannot read has an ``error``.
 
     Raises:
-        AskError: With the endpoint's reason if it refuses, or the address if it does not answer.
+        AskError: With the endpoint's reason if it refuses to work, or the address if it does not answer.
+        WorkspaceError: If an image is no file.
     """
     import httpx
 
     answers = []
     with httpx.Client(base_url=url, timeout=30) as client:
-        for image in images:
+        for image, content in _read_all(images):
             try:
-                reply = client.post("/predict", files={"image": (image.name, _read(image))})
+                reply = client.post("/predict", files={"image": (image.name, content)})
             except httpx.HTTPError as error:
                 raise AskError(f"no answer from {url}: {error}. Is it up? regraft serve") from error
-            if reply.status_code != 200:
+            if reply.status_code not in (200, *IMAGE_STATUS.values()):
                 raise AskError(f"{url} refused {image} with {reply.status_code}: {reply.text}")
-            answers.append({"image": str(image), **reply.json()})
+            answers.append({"image": str(image)} | reply.json())
     return answers
 
 
-def _read(image: Path) -> bytes:
-    if not image.is_file():
-        raise WorkspaceError(f"{image} is not a file")
-    return image.read_bytes()
+def _read_all(images: list[Path]) -> list[tuple[Path, bytes]]:
+    absent = [str(image) for image in images if not image.is_file()]
+    if absent:
+        raise WorkspaceError(f"not a file: {', '.join(absent)}")
+    return [(image, image.read_bytes()) for image in images]

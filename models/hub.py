@@ -149,8 +149,14 @@ def settle_backbone(name: str, folder: Path, lock: Path, licence: str, source: s
 
 
 def list_backbones(mirror: str | None = None) -> list[str]:
-    """Return the names at hand without the hub: the mirror's and the repository's own, sorted."""
+    """Return the names at hand without the hub: the mirror's and the repository's own, sorted.
+
+    Raises:
+        BackboneError: If the mirror is no folder or cannot be asked; a short list must not be chosen from silently.
+    """
     names = set(list_folder(embedded_folder()))
+    if mirror is not None and not is_address(mirror) and not Path(mirror).is_dir():
+        raise BackboneError(f"mirror {mirror} is not a folder. Correct select.mirror (--backbones), or set it to null.")
     if mirror is not None:
         names |= set(list_url(mirror) if is_address(mirror) else list_folder(Path(mirror)))
     return sorted(names)

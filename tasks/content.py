@@ -39,7 +39,7 @@ def gather_content(
         name=load_params(home.params).export.name,
         metrics=_read_json(home.evaluation / "metrics.json"),
         backbone=info.backbone.model_dump(),
-        verdict="exported",
+        verdict="exported, before the gate",
         reason=info.reason,
         checked=_list_checks(home, info, parity, selection, certificate),
         summary=_read_json(home.dataset / "summary.json"),

@@ -30,6 +30,7 @@ from models.forecast import (
     forecast_run,
     measure_speed,
     prepare_s,
+    say_seconds,
     slowness,
 )
 from models.hub import embedded_folder, is_address, list_backbones
@@ -86,8 +87,16 @@ def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
     changed = prospect.fit(budget_s)
     set_params(home.params, changed)
     told = prospect.after(load_params(home.params), changed)
-    late = told.total_s > budget_s
-    return told.note(f"the budget of {budget_s:g} s is too short even without fine-tuning") if late else told
+    if changed:
+        stands = ", ".join(f"{name}={value:g}" for name, value in changed.items())
+        told = told.note(f"{stands} now stand in {home.params.name}, also for later runs")
+    if told.total_s <= budget_s:
+        return told
+    longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
+    return told.note(
+        f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
+        f"{say_seconds(told.seconds[longest] or 0.0)}; --set select.race_rounds=0 leaves the race out"
+    )
 
 
 class _Prospect:

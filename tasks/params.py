@@ -82,6 +82,8 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
     Raises:
         ParamsError: If one is unknown or out of range, or the file is not YAML; the file is then unchanged.
     """
+    if not assignments:
+        return
     editor = YAML()
     try:
         document = editor.load(path.read_text()) or {}
@@ -93,8 +95,7 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
         Params.model_validate(yaml.safe_load(_dump(editor, document)))
     except ValidationError as error:
         raise ParamsError(f"--set: {_explain(error)}") from error
-    if assignments:
-        write_bytes(path, _dump(editor, document).encode())
+    write_bytes(path, _dump(editor, document).encode())
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:

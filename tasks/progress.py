@@ -44,6 +44,7 @@ def _bar(label: str) -> Iterator[Progress]:
         TextColumn("  {task.description:<28}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
+        TextColumn("passed"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

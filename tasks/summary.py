@@ -14,7 +14,7 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The outcome of one pass through the graph and the gate."""
+    """The outcome of one pass through the graph and the gate; ``quarantined`` files could not be read."""
 
     version: str
     decision: str
@@ -26,6 +26,7 @@ class TrainReport:
     certificate: dict[str, Any]
     stages: list[StageRun]
     report: str
+    quarantined: int
 
     @property
     def promoted(self) -> bool:
@@ -55,6 +56,7 @@ def summarize(
         certificate=dict(info.certificate or {}),
         stages=stages,
         report=str(folder / "report.html"),
+        quarantined=len(json.loads((home.dataset / "quarantine.json").read_text())),
     )
     record_run(home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate")})
     if inside_flow_run():

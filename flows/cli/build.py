@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
 from tasks.workspace import init_workspace, open_workspace
+
+if TYPE_CHECKING:
+    from tasks.summary import TrainReport
 
 HERE = Path()
 
@@ -53,7 +56,7 @@ def train(
     forecast = foresee(home, data) if limit_s is None else fit_into(home, data, limit_s)
     sys.stderr.write(f"forecast: {forecast.describe()}\n")
     report = run_flow(home, "train", data=data.expanduser().resolve() if data else None)
-    answer(report.to_json() | {"forecast": forecast.to_json()}, as_json, _describe(report))
+    answer(report.to_json() | {"forecast": forecast.to_json()}, as_json, _describe(report, workspace))
     if not report.promoted:
         raise typer.Exit(3)
 
@@ -75,7 +78,8 @@ def watch(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> Non
     from flows.driver import run_flow
 
     report = run_flow(open_workspace(workspace), "watch")
-    lines = [f"{report.verdict['decision']} ({report.verdict['kind']}): {report.verdict['reason']}"]
+    kind = "" if report.verdict["kind"] == "none" else f" ({report.verdict['kind']})"
+    lines = [f"{report.verdict['decision']}{kind}: {report.verdict['reason']}"]
     if report.action != "none":
         lines.append(f"wanted: {report.action}. {report.reason}")
     answer(report.to_json(), as_json, "\n".join(lines))
@@ -92,7 +96,9 @@ def retrain(
 
     report = run_flow(open_workspace(workspace), "retrain", force=force)
     answer(
-        report.to_json(), as_json, _describe(report.made) if report.made else f"not retrained: {report.batch.reason}"
+        report.to_json(),
+        as_json,
+        _describe(report.made, workspace) if report.made else f"not retrained: {report.batch.reason}",
     )
     if report.decision != "promoted":
         raise typer.Exit(3)
@@ -138,10 +144,15 @@ def pretrain(
 
 
 def _absolute(backbones: str) -> str:
-    return backbones if "://" in backbones else str(Path(backbones).expanduser().resolve())
+    if "://" in backbones:
+        return backbones
+    folder = Path(backbones).expanduser().resolve()
+    if not folder.is_dir():
+        raise typer.BadParameter(f"{folder} is not a folder", param_hint="--backbones")
+    return str(folder)
 
 
-def _describe(report: object) -> str:
+def _describe(report: "TrainReport", workspace: Path) -> str:
     from rich.console import Console
     from rich.table import Table
 
@@ -155,8 +166,15 @@ def _describe(report: object) -> str:
     table.add_row("certificate", report.certificate.get("reason", "none"))
     table.add_row("onnx against torch", f"max |Δp| {report.parity['max_abs_diff']:.1e}")
     table.add_row("stages", ", ".join(f"{run.name} {run.state} {run.seconds:.1f} s" for run in report.stages))
+    if report.quarantined:
+        table.add_row("left out", f"{report.quarantined} files that cannot be read; the report names them")
     table.add_row("report", report.report)
-    console = Console(width=150)
+    if report.promoted:
+        table.add_row("next", f"regraft serve --workspace {workspace}")
+    else:
+        table.add_row("next", f"regraft promote {report.version} --workspace {workspace}, to overrule the gate")
+    # A pipe gets whole lines; a terminal gets lines that fit it.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
     with console.capture() as captured:
         console.print(table)
     return captured.get()

@@ -12,7 +12,7 @@ from flows.cli.app import JsonOption, WorkspaceOption, answer, app
 from tasks.workspace import open_workspace
 
 HERE = Path()
-PortOption = Annotated[int, typer.Option(help="Port of the endpoint.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint.")]
 HostOption = Annotated[
     str, typer.Option(help="Interface to listen on; the default is reachable from this machine only.")
 ]
@@ -21,10 +21,11 @@ HostOption = Annotated[
 @app.command(epilog="Example: regraft serve --workspace W --port 3000")
 def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the champion over HTTP until stopped; a promoted version is picked up without a restart."""
-    from flows.stack import endpoint_settings
+    from flows.stack import endpoint_settings, require_free
     from serving.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
+    require_free(port)
     _stop_on_signals()
     service = start_service(
         home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)
@@ -46,12 +47,19 @@ def predict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name the label of images, by the champion in this process or by a running endpoint."""
+    """Name the label of images, by the champion in this process or by a running endpoint; exit code 2 if not of all."""
     from flows.asking import ask_champion, ask_endpoint
 
     answers = ask_endpoint(url, images) if url else ask_champion(open_workspace(workspace), images)
-    lines = [f"{one['label']:<28} {one['probability']:.3f}  {one['image']}" for one in answers]
+    lines = [
+        f"{one['label']:<28} {one['probability']:.3f}  {one['image']}"
+        if "error" not in one
+        else f"{'-':<28} {'-':>5}  {one['image']}: {one['error']}; {one['advice']}"
+        for one in answers
+    ]
     answer(answers, as_json, "\n".join(lines))
+    if any("error" in one for one in answers):
+        raise typer.Exit(2)
 
 
 @app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api regraft deploy --workspace W")
@@ -71,7 +79,7 @@ def deploy(workspace: WorkspaceOption = HERE) -> None:
 def up(
     workspace: WorkspaceOption = HERE,
     port: PortOption = 3000,
-    ui_port: Annotated[int, typer.Option(help="Port of the Prefect server and its UI.")] = 4200,
+    ui_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server and its UI.")] = 4200,
 ) -> None:
     """Start the local stack: Prefect server and UI, schedules and triggers, the endpoint. Ctrl-C stops all of it."""
     from flows.stack import running_stack

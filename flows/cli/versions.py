@@ -1,8 +1,9 @@
 """Commands on versions: list, promote, roll back, restore the data of one."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,9 +22,15 @@ def models(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
     pointer = registry.pointer()
     rows = [_row(entry) for entry in registry.versions()]
     result = {"pointer": asdict(pointer), "versions": rows, "journal": [asdict(entry) for entry in registry.journal()]}
+    wide = max((len(str(row["backbone"])) for row in rows), default=0)
     lines = [
-        f"{row['version']}  {row['role'] or '-':<10}  {row['backbone']}  test accuracy {row['accuracy']}"
+        f"{row['version']}  {row['role'] or '-':<10}  {row['backbone']:<{wide}}  test accuracy {_say(row['accuracy'])}"
         for row in rows
+    ]
+    lines += [
+        f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(entry.at))}  {entry.action} {entry.version} "
+        f"by {entry.by}: {entry.reason}"
+        for entry in registry.journal()
     ]
     answer(result, as_json, "\n".join(lines) or "no version yet; make one with: regraft train --data DIR")
 
@@ -69,13 +76,17 @@ def restore(
     answer({"version": full, "workspace": str(restored.root)}, as_json, f"version {full} is at {restored.root}")
 
 
-def _row(entry: VersionEntry) -> dict[str, object]:
+def _row(entry: VersionEntry) -> dict[str, Any]:
     return {
         "version": entry.version,
         "role": entry.role,
         "backbone": entry.info.backbone["name"],
         "accuracy": entry.info.metrics.get("test", {}).get("accuracy"),
     }
+
+
+def _say(accuracy: float | None) -> str:
+    return "unknown" if accuracy is None else f"{accuracy:.4f}"
 
 
 def _answer_pointer(registry: Registry, as_json: bool) -> None:

@@ -64,7 +64,7 @@ def test_the_verdict_is_plain_json():
         "count": 2,
         "share": round(2 / 69, 6),
         "first_offenders": ["cat/bad0.jpg: empty", "cat/bad1.jpg: empty"],
-        "advice": "Repair or remove these files; quarantine.json says what is wrong with each.",
+        "advice": "Repair or remove these files, or raise max_unreadable_share; quarantine.json says what each lacks.",
     }
 
 

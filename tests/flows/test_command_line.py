@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,8 @@ def test_versions_are_listed_with_their_roles(trained, run_regraft) -> None:
     assert [(row["version"], row["role"]) for row in answer["versions"]] == [(trained.answer["version"], "champion")]
     assert answer["versions"][0]["accuracy"] == trained.answer["metrics"]["test"]["accuracy"]
     assert answer["journal"][0]["action"] == "promote"
+    shown = run_regraft("models", "--workspace", str(trained.home.root)).stdout
+    assert f"promote {trained.answer['version']} by train" in shown
 
 
 def test_a_rollback_without_a_previous_version_is_refused(trained, run_regraft) -> None:
@@ -94,6 +97,45 @@ def test_predict_answers_as_the_evaluation_did(trained, run_regraft) -> None:
     answer = json.loads(result.stdout)[0]
     assert answer["version"] == trained.answer["version"]
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(trained, run_regraft, tmp_path) -> None:
+    good = next(path for path in trained.images.rglob("*") if path.is_file())
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
+    result = run_regraft(
+        "predict", str(tmp_path / "torn.jpg"), str(good), "--workspace", str(trained.home.root), "--json"
+    )
+    assert result.returncode == 2
+    torn, answered = json.loads(result.stdout)
+    assert torn["image"].endswith("torn.jpg")
+    assert torn["code"] == "undecodable"
+    assert answered["version"] == trained.answer["version"]
+
+
+def test_a_folder_of_backbones_that_is_absent_is_bad_usage(copied, run_regraft, tmp_path) -> None:
+    before = copied.home.params.read_text()
+    result = run_regraft("train", "--workspace", str(copied.home.root), "--backbones", str(tmp_path / "absent"))
+    assert result.returncode == 2
+    assert "is not a folder" in " ".join(result.stderr.replace("│", " ").split())
+    assert copied.home.params.read_text() == before
+
+
+def test_mistakes_in_the_file_are_not_blamed_on_the_option(copied, run_regraft) -> None:
+    copied.home.params.write_text("finetune: {bugdet_s: 3, threads: 0}\n")
+    result = run_regraft("train", "--workspace", str(copied.home.root))
+    assert result.returncode == 2
+    assert "--set" not in result.stderr
+    assert all(part in result.stderr for part in ("params.yaml", "finetune.bugdet_s", "finetune.threads"))
+
+
+def test_a_port_that_is_taken_or_impossible_is_refused(trained, run_regraft) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        taken = run_regraft("serve", "--workspace", str(trained.home.root), "--port", port)
+    assert (taken.returncode, f"port {port} is taken" in taken.stderr) == (1, True)
+    assert run_regraft("serve", "--workspace", str(trained.home.root), "--port", "99999").returncode == 2
 
 
 def test_asking_where_nothing_answers_says_so(trained, run_regraft) -> None:

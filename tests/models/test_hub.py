@@ -308,3 +308,8 @@ def test_an_error_of_the_server_is_told(server, tmp_path):
     with pytest.raises(DownloadError, match="HTTP 404"):
         download_file(f"{server.url}/nothing", tmp_path / "x")
     assert httpx.get(server.url + "/").status_code == 200
+
+
+def test_a_mirror_that_is_no_folder_is_not_an_empty_one(tmp_path):
+    with pytest.raises(BackboneError, match="is not a folder"):
+        list_backbones(str(tmp_path / "absent"))
