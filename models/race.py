@@ -41,7 +41,7 @@ class Lap:
         name: The candidate.
         round: From 1; each has three times the budget of the one before.
         budget_s: Counted seconds on the nominal machine, over all folds.
-        accuracy: Out of fold, the better of probe and fine-tuned network, 0-1.
+        accuracy: Out of fold, of the probe, or of the fine-tuned network where that leads; 0-1.
         tuned: Of the fine-tuned networks alone.
         chance: How likely the candidate is the best of this round, 0-1.
     """
@@ -136,7 +136,7 @@ def list_rounds(starters: int, rounds: int) -> list[tuple[int, int]]:
 def race_once(
     rating: Rating, pixels: np.ndarray, labels: np.ndarray, config: FinetuneConfig, budget_s: float
 ) -> tuple[np.ndarray, float]:
-    """Return out-of-fold logits ``(N, K)`` of the better of probe and fine-tuned networks, and the latter's accuracy.
+    """Return out-of-fold logits ``(N, K)`` of the probe, or of fine-tuned networks if they lead; and their accuracy.
 
     Fine-tuned weights are those after the last epoch: the best epoch on the held-out fold would flatter itself.
     """
@@ -149,10 +149,18 @@ def race_once(
     for train, held in splits:
         tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
     rating.frozen.release()
-    accuracies = [float(np.mean(logits.argmax(axis=1) == labels)) for logits in (rating.probe.logits, tuned)]
-    means = [float(likelihoods(logits, labels).mean()) for logits in (rating.probe.logits, tuned)]
-    better = tuned if splits and means[1] > means[0] else rating.probe.logits
-    return better, accuracies[1]
+    better = tuned if splits and leads(tuned, rating.probe.logits, labels) else rating.probe.logits
+    return better, float(np.mean(tuned.argmax(axis=1) == labels))
+
+
+def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray) -> bool:
+    """Say whether fine-tuning is ahead of the probe by more than one standard error, image by image.
+
+    As in the final training, where the simpler head is kept in doubt: with few images one fine-tuned network in two is
+    ahead by chance, and the best of several such chances would win the race.
+    """
+    lead = likelihoods(tuned, labels) - likelihoods(probe, labels)
+    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)))
 
 
 def tune_fold(

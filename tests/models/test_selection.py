@@ -7,7 +7,7 @@ from models.backbones import BackboneError
 from models.candidates import find_objection, list_fits, profile_aspects, sample_rows
 from models.contest import select_backbone
 from models.decision import decide
-from models.race import Lap, choose_starters
+from models.race import Lap, choose_starters, leads
 from models.rating import count_repeats
 from models.selection import Candidate, SelectConfig, load_selection, save_selection
 from serving.preprocess import PreprocessSpec
@@ -54,6 +54,15 @@ def test_the_last_round_decides_together_with_the_rank():
     assert decide(rows, laps, merits, SelectConfig())[0] == "b"  # "a" did not reach the last round
     even = merits | {"c": np.array([0.9])}  # the race says c, the rank b: the race breaks the tie
     assert decide(rows, laps, even, SelectConfig())[0] == "c"
+
+
+def test_fine_tuning_counts_in_the_race_only_where_it_leads_by_more_than_chance():
+    labels = np.arange(40) % 2
+    probe = np.where(np.eye(2)[labels] > 0, 1.0, 0.0)
+    noise = np.random.default_rng(0).normal(0, 2, (40, 2))
+    assert leads(probe + np.eye(2)[labels], probe, labels)
+    assert not leads(probe + noise - noise.mean(axis=0), probe, labels)
+    assert not leads(probe, probe, labels)
 
 
 def test_the_favourite_always_starts_and_three_at_least():
