@@ -108,7 +108,7 @@ def append_record(path: Path, record: RunRecord) -> bool:
         data = read_all(descriptor)
         records, whole = parse_lines(data, path)
         if any(record.identity == other.identity for other in records):
-            logger.info("record known already candidate=%s dataset=%s", record.candidate, record.dataset[:12])
+            logger.debug("record known already candidate=%s dataset=%s", record.candidate, record.dataset[:12])
             return False
         if whole < len(data):
             os.ftruncate(descriptor, whole)

@@ -1,7 +1,5 @@
 """The settings of fine-tuning, and the plan that they become for one network and its images."""
 
-import logging
-
 import torch
 from pydantic import BaseModel, Field
 
@@ -12,8 +10,6 @@ from models.device import DeviceName
 from models.optimizer import LoopConfig
 from models.plan import NOMINAL_SPEEDS, Speed, TrainingPlan, plan_training
 from models.training_data import TrainingData
-
-logger = logging.getLogger(__name__)
 
 HALF_BYTES = 2
 """Of one kept activation."""
@@ -74,7 +70,7 @@ def make_plan(
         rows = config.activations_gib * 2**30 / (HALF_BYTES * cut.values) - len(data.validation)
         return max(0, min(config.views, int(rows // len(data.train))))
 
-    plan = plan_training(
+    return plan_training(
         count_work(backbone, group_by_depth(backbone), size_px),
         speed,
         train=len(data.train),
@@ -86,8 +82,3 @@ def make_plan(
         max_epochs=config.max_epochs,
         views_for=views_for,
     )
-    logger.info(
-        "training plan steps=%d frozen_groups=%d views=%d reason=%s",
-        plan.steps, plan.frozen_groups, plan.views, plan.reason,
-    )  # fmt: skip
-    return plan

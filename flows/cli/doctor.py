@@ -35,6 +35,8 @@ def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
     }
     lines = [f"{name}: {value}" for name, value in result.items() if name not in ("problems", "libraries")]
     lines += [f"{name} {version}" for name, version in result["libraries"].items()]
+    known = (workspace / "params.yaml").exists()
+    lines.append(f"workspace: {workspace.resolve()}" if known else "workspace: none here; regraft init makes one")
     lines += [f"PROBLEM: {problem}" for problem in problems] or ["nothing stands in the way"]
     answer(result, as_json, "\n".join(lines))
     if problems:
@@ -58,7 +60,9 @@ def _workspace_problems(workspace: Path) -> list[str]:
     problems = []
     home = open_workspace(workspace)
     try:
-        load_params(home.params)
+        mirror = load_params(home.params).select.mirror
+        if mirror and "://" not in mirror and not Path(mirror).is_dir():
+            problems.append(f"select.mirror is {mirror}, which is not a folder")
     except ParamsError as error:
         problems.append(str(error))
     champion = Registry(home.models_store).pointer().champion

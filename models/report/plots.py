@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-LEFT, TOP, RIGHT, BOTTOM = 52, 14, 14, 40
+LEFT, TOP, RIGHT, BOTTOM = 60, 14, 14, 40
 WIDTH, HEIGHT = 440, 280
 SERIES = 4
 """Colours in the style sheet (``.s0`` to ``.s3``)."""

@@ -161,6 +161,9 @@ def test_retraining_without_labels_is_refused_with_the_number_that_lacks(trained
 
 def test_the_doctor_finds_a_damaged_champion(copied, run_regraft) -> None:
     assert run_regraft("doctor", "--workspace", str(copied.home.root)).returncode == 0
+    set_params(copied.home.params, {"select.mirror": "/absent"})
+    assert "/absent, which is not a folder" in run_regraft("doctor", "--workspace", str(copied.home.root)).stdout
+    set_params(copied.home.params, {"select.mirror": None})
     model = copied.home.models_store / "versions" / copied.answer["version"] / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1])
     result = run_regraft("doctor", "--workspace", str(copied.home.root))
