@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.preprocess import ImageError, decode_image, prepare_image
-from serving.problems import IMAGE_STATUS
+from serving.problems import IMAGE_STATUS, ProblemError
 from serving.registry import Registry
 from serving.runtime import ModelHandle
 from tasks.workspace import Workspace, WorkspaceError
@@ -34,7 +34,7 @@ def _ask_handle(handle: ModelHandle, content: bytes) -> dict[str, Any]:
     try:
         pixels = prepare_image(decode_image(content).pixels, handle.info.preprocess)
     except ImageError as error:
-        return {"error": error.problem, "code": error.code, "advice": error.advice}
+        return ProblemError.of_image(error).to_json()
     probabilities = handle.predict(pixels[None]).probabilities[0]
     named = dict(zip(handle.info.labels, (float(p) for p in probabilities), strict=True))
     label = max(named, key=named.__getitem__)

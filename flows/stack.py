@@ -48,14 +48,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free(port: int) -> None:
+def require_free(port: int, host: str = "127.0.0.1") -> None:
     """Raise StackError if something listens on ``port``: its answers would be taken for ours."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
-            raise StackError(f"port {port} is taken ({error.strerror}); choose another one") from error
+            raise StackError(f"port {port} of {host} cannot be used ({error.strerror}); choose another one") from error
 
 
 def read_stack(home: Workspace) -> dict[str, Any] | None:

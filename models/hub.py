@@ -99,6 +99,8 @@ def plan_sources(
 ) -> list[tuple[str, Callable[[Path], str]]]:
     """Return what to try after the store, in order: a label and a function that fills a folder."""
     sources: list[tuple[str, Callable[[Path], str]]] = []
+    if mirror is not None:
+        check_mirror(mirror)
     if mirror is not None and is_address(mirror):
         sources.append((f"mirror:{mirror.rstrip('/')}", lambda into: fetch_from_url(name, mirror, into, progress)))
     elif mirror is not None:
@@ -120,6 +122,12 @@ def is_address(mirror: str) -> bool:
             f"mirror {mirror!r} is neither a folder nor an http(s) address; nothing else is understood."
         )
     return "://" in mirror
+
+
+def check_mirror(mirror: str) -> None:
+    """Raise ``BackboneError`` if ``mirror`` is neither an http(s) address nor a folder that is there."""
+    if not is_address(mirror) and not Path(mirror).is_dir():
+        raise BackboneError(f"mirror {mirror} is not a folder. Correct select.mirror (--backbones), or set it to null.")
 
 
 def embedded_folder() -> Path:
@@ -155,9 +163,8 @@ def list_backbones(mirror: str | None = None) -> list[str]:
         BackboneError: If the mirror is no folder or cannot be asked; a short list must not be chosen from silently.
     """
     names = set(list_folder(embedded_folder()))
-    if mirror is not None and not is_address(mirror) and not Path(mirror).is_dir():
-        raise BackboneError(f"mirror {mirror} is not a folder. Correct select.mirror (--backbones), or set it to null.")
     if mirror is not None:
+        check_mirror(mirror)
         names |= set(list_url(mirror) if is_address(mirror) else list_folder(Path(mirror)))
     return sorted(names)
 

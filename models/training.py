@@ -99,10 +99,7 @@ def finetune(
         classifier.load_probe(start.probe)
         adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
         plan = make_plan(classifier, data, preprocess.size_px, config, device, adapted)
-        logger.info(
-            "training plan steps=%d frozen_groups=%d views=%d reason=%s",
-            plan.steps, plan.frozen_groups, plan.views, plan.reason,
-        )  # fmt: skip
+        logger.info("training plan steps=%d views=%d reason=%s", plan.steps, plan.views, plan.reason)
         probed = copy_state(classifier)
         run = train_from(classifier, data, plan, config, resume, progress)
         kept = keep_better(classifier, data, plan, start, probed, run)

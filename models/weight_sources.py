@@ -61,7 +61,7 @@ def fetch_from_folder(name: str, root: Path, into: Path) -> str:
     """Copy ``root/name``; return its licence."""
     folder = root / name
     if not folder.is_dir():
-        raise SourceMiss("no folder of that name" if root.is_dir() else "is not a folder")
+        raise SourceMiss("no folder of that name")
     refuse_pickles(path.name for path in folder.iterdir())
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         shutil.copyfile(folder / file, into / file)

@@ -25,5 +25,8 @@ class ProblemError(Exception):
     def to_response(self) -> JSONResponse:
         """Return the answer for the client."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        body = {"error": self.error, "code": self.code, "advice": self.advice} | self.details
-        return JSONResponse(body, self.status, headers)
+        return JSONResponse(self.to_json(), self.status, headers)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is wrong and what to do about it."""
+        return {"error": self.error, "code": self.code, "advice": self.advice} | self.details

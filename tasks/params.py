@@ -94,7 +94,7 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
     try:
         Params.model_validate(yaml.safe_load(_dump(editor, document)))
     except ValidationError as error:
-        raise ParamsError(f"--set: {_explain(error)}") from error
+        raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
     write_bytes(path, _dump(editor, document).encode())
 
 

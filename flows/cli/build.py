@@ -45,12 +45,15 @@ def train(
 ) -> None:
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     from flows.driver import run_flow
+    from models.hub import check_mirror
     from tasks.forecast import fit_into, foresee, parse_duration
     from tasks.params import load_params, parse_assignments, set_params
 
     home = open_workspace(workspace)
     limit_s = None if time_budget is None else parse_duration(time_budget)
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
+    for address in mirror.values():
+        check_mirror(address)
     set_params(home.params, mirror | parse_assignments(assignments or []))
     load_params(home.params)  # every problem of the file at once, before anything starts
     forecast = foresee(home, data) if limit_s is None else fit_into(home, data, limit_s)
@@ -144,12 +147,7 @@ def pretrain(
 
 
 def _absolute(backbones: str) -> str:
-    if "://" in backbones:
-        return backbones
-    folder = Path(backbones).expanduser().resolve()
-    if not folder.is_dir():
-        raise typer.BadParameter(f"{folder} is not a folder", param_hint="--backbones")
-    return str(folder)
+    return backbones if "://" in backbones else str(Path(backbones).expanduser().resolve())
 
 
 def _describe(report: "TrainReport", workspace: Path) -> str:

@@ -53,6 +53,8 @@ def _pitfall(pitfall: tuple[str, tuple[int, int], str]) -> str | None:
 def _workspace_problems(workspace: Path) -> list[str]:
     if not (workspace / "params.yaml").exists():
         return []
+    from models.backbones import BackboneError
+    from models.hub import check_mirror
     from serving.bundle import BundleError, open_bundle
     from serving.registry import Registry
     from tasks.params import ParamsError, load_params
@@ -61,9 +63,9 @@ def _workspace_problems(workspace: Path) -> list[str]:
     home = open_workspace(workspace)
     try:
         mirror = load_params(home.params).select.mirror
-        if mirror and "://" not in mirror and not Path(mirror).is_dir():
-            problems.append(f"select.mirror is {mirror}, which is not a folder")
-    except ParamsError as error:
+        if mirror is not None:
+            check_mirror(mirror)
+    except (ParamsError, BackboneError) as error:
         problems.append(str(error))
     champion = Registry(home.models_store).pointer().champion
     if champion:

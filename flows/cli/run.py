@@ -25,7 +25,7 @@ def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: Host
     from serving.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
-    require_free(port)
+    require_free(port, host)
     _stop_on_signals()
     service = start_service(
         home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)

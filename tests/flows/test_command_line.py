@@ -116,7 +116,7 @@ def test_a_folder_of_backbones_that_is_absent_is_bad_usage(copied, run_regraft, 
     before = copied.home.params.read_text()
     result = run_regraft("train", "--workspace", str(copied.home.root), "--backbones", str(tmp_path / "absent"))
     assert result.returncode == 2
-    assert "is not a folder" in " ".join(result.stderr.replace("│", " ").split())
+    assert "absent is not a folder" in result.stderr
     assert copied.home.params.read_text() == before
 
 
@@ -134,7 +134,7 @@ def test_a_port_that_is_taken_or_impossible_is_refused(trained, run_regraft) -> 
         other.listen()
         port = str(other.getsockname()[1])
         taken = run_regraft("serve", "--workspace", str(trained.home.root), "--port", port)
-    assert (taken.returncode, f"port {port} is taken" in taken.stderr) == (1, True)
+    assert (taken.returncode, f"port {port} of 127.0.0.1 cannot be used" in taken.stderr) == (1, True)
     assert run_regraft("serve", "--workspace", str(trained.home.root), "--port", "99999").returncode == 2
 
 
@@ -162,7 +162,7 @@ def test_retraining_without_labels_is_refused_with_the_number_that_lacks(trained
 def test_the_doctor_finds_a_damaged_champion(copied, run_regraft) -> None:
     assert run_regraft("doctor", "--workspace", str(copied.home.root)).returncode == 0
     set_params(copied.home.params, {"select.mirror": "/absent"})
-    assert "/absent, which is not a folder" in run_regraft("doctor", "--workspace", str(copied.home.root)).stdout
+    assert "/absent is not a folder" in run_regraft("doctor", "--workspace", str(copied.home.root)).stdout
     set_params(copied.home.params, {"select.mirror": None})
     model = copied.home.models_store / "versions" / copied.answer["version"] / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1])

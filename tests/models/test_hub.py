@@ -310,6 +310,8 @@ def test_an_error_of_the_server_is_told(server, tmp_path):
     assert httpx.get(server.url + "/").status_code == 200
 
 
-def test_a_mirror_that_is_no_folder_is_not_an_empty_one(tmp_path):
+def test_a_mirror_that_is_no_folder_is_not_an_empty_one(retrieve, tmp_path):
     with pytest.raises(BackboneError, match="is not a folder"):
         list_backbones(str(tmp_path / "absent"))
+    with pytest.raises(BackboneError, match="is not a folder"):  # nor a reason to go on to the hub
+        retrieve(mirror=str(tmp_path / "absent"))
