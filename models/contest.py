@@ -21,7 +21,7 @@ from models.export import explain_no_export
 from models.frozen import FeatureStore
 from models.hub import Backbone, list_backbones
 from models.prior import static_prior
-from models.race import Lap, choose_starters, run_race
+from models.race import SEATS, Lap, choose_starters, run_race
 from models.rating import TRIAL_IMAGES, Rating, rate_backbone
 from models.selection import Candidate, FitTrial, SelectConfig, Selection
 from models.training import build_classifier
@@ -35,7 +35,6 @@ PixelsFor = Callable[[PreprocessSpec, np.ndarray], np.ndarray]
 """From a preprocessing and rows of the labels to uint8 images ``(len(rows), S, S, 3)``."""
 
 LEAST_CHANCE = 0.05
-MOST_STARTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,12 +234,14 @@ def race(
     recipe: FinetuneConfig,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Lap], dict[str, np.ndarray]]:
-    """Let those that may be the best race; no race where one is settled, or none was asked for."""
+    """Let those that may be the best race; nobody does where one is settled, images are few, or no race is wanted."""
     config = ground.config
     if config.prefer == "speed" or not config.race_rounds or not config.race_budget_s or len(ratings) < 2:
         return [], {}
+    if len(ground.rows) < config.race_images:
+        return [], {}
     leaders = sorted(ranks, key=lambda name: (ranks[name], name))[:2]
-    starters = choose_starters(chances, favourite, MOST_STARTERS, LEAST_CHANCE)
+    starters = choose_starters(chances, favourite, SEATS, LEAST_CHANCE)
     starters += [name for name in leaders if name not in starters]
     if max(chances.values()) >= config.settled and set(starters[:1]) == set(leaders[:1]):
         return [], {}

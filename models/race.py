@@ -27,6 +27,8 @@ from models.tuning import FinetuneConfig, make_plan
 
 logger = logging.getLogger(__name__)
 
+SEATS = 4
+"""Candidates, at most, that the last choice is between; in a race the prior's favourite may be one more."""
 HALVING = 3
 FOLDS = 3
 RACE_GIB = 0.5

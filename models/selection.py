@@ -47,6 +47,9 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     second has three times as much. 0 leaves the race out."""
     race_rounds: int = Field(2, ge=0)
     """Rounds of the race at most."""
+    race_images: int = Field(150, ge=0)
+    """With fewer images than these nobody races: fine-tuning on so few tells backbones apart no better than chance, so
+    of the best mean ranks the one is taken that PARC and the probe's log loss together like best."""
     settled: float = Field(0.95, gt=0.5, le=1)
     """Probability of being the best that ends the race."""
     prefer: Literal["accuracy", "speed"] = "accuracy"
@@ -66,6 +69,7 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
         score: Cross-validated probe accuracy, 0-1, with its 95 % Wilson interval ``low`` to ``high``.
         rank: Mean rank over all columns that have a value for it; 1 is best.
         chance: How likely it is the best on images like these, 0-1, by bootstrap.
+        loss: Mean log loss of that probe, nats.
         merit: Mean of nearest-neighbour hits, ridge hits and the probe's probability of the true class, 0-1.
         prior: Public ImageNet accuracy in percent; None where none is known.
         record: What earlier runs on other data sets say; None where it was never tried.
@@ -82,6 +86,7 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
     standard_error: float
     rank: float
     chance: float
+    loss: float
     merit: float
     knn: float
     ridge: float
@@ -129,7 +134,7 @@ class Rival(BaseModel, frozen=True, extra="forbid"):
 class Selection(BaseModel, frozen=True, extra="forbid"):
     """The verdict, with everything it rests on."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     chosen: str
     reason: str
     n: int

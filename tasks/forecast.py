@@ -18,7 +18,6 @@ from data.intake import list_source, read_intake
 from data.reading import read_entry
 from models.backbones import build_architecture, read_config, read_input
 from models.candidates import describe_preprocess
-from models.contest import MOST_STARTERS
 from models.depth import GroupWork, count_work, group_by_depth
 from models.device import choose_device
 from models.forecast import (
@@ -35,7 +34,7 @@ from models.forecast import (
 )
 from models.hub import embedded_folder, is_address, list_backbones
 from models.plan import NOMINAL_SPEEDS, Speed
-from models.race import list_rounds
+from models.race import SEATS, list_rounds
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
 from tasks.params import Params, ParamsError, load_params, set_params
@@ -93,9 +92,10 @@ def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
     if told.total_s <= budget_s:
         return told
     longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
+    advice = "; --set select.race_rounds=0 leaves the race out" if prospect.races else ""
     return told.note(
         f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
-        f"{say_seconds(told.seconds[longest] or 0.0)}; --set select.race_rounds=0 leaves the race out"
+        f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
     )
 
 
@@ -133,6 +133,11 @@ class _Prospect:
         if not self._entries or self._speed is None:
             return Forecast(dict.fromkeys(PARTS), None, None, tuple(self.notes))
         return forecast_run(self._job(), self._speed, self._nominal(), todo=todo, notes=tuple(self.notes))
+
+    @property
+    def races(self) -> bool:
+        """Say whether candidates will be fine-tuned against each other."""
+        return self._job().race_s > 0
 
     def after(self, params: Params, changed: Collection[str]) -> Forecast:
         """Return the forecast under ``params``, of which ``changed`` are new: what they decide is to do again."""
@@ -273,7 +278,7 @@ class _Prospect:
             budget_s=min(tuning.budget_s, tuning.image_s * train),
             stop_s=tuning.stop_s or float("inf"),
             max_epochs=tuning.max_epochs,
-            race_s=_race_s(self.params, len(self._work)),
+            race_s=_race_s(self.params, len(self._work), train),
             certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
@@ -287,10 +292,12 @@ def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
     return tuple(count_work(network, group_by_depth(network), size_px))
 
 
-def _race_s(params: Params, candidates: int) -> float:
-    """Return the nominal seconds of the race if it goes all the way."""
+def _race_s(params: Params, candidates: int, train: int) -> float:
+    """Return the nominal seconds of the race if it goes all the way; of none where images are few."""
     select = params.select
-    rounds = list_rounds(min(candidates, MOST_STARTERS), select.race_rounds if select.prefer == "accuracy" else 0)
+    if min(select.max_images, train) < select.race_images:
+        return 0.0
+    rounds = list_rounds(min(candidates, SEATS), select.race_rounds if select.prefer == "accuracy" else 0)
     return select.race_budget_s * sum(times * racing for times, racing in rounds)
 
 

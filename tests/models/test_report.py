@@ -247,7 +247,8 @@ def test_the_choice_says_what_others_would_have_taken(tmp_path):
         "n": 120,
     }
     candidate = {"name": "net.a", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "chosen": True}
-    rows = [candidate | {"ms": 2.0, "rank": 1.5, "chance": 0.7, "prior": None, "raced": 0.92}] * 2
+    rows = [candidate | {"ms": 2.0, "rank": 1.5, "loss": 0.25, "chance": 0.7, "prior": None, "raced": 0.92}] * 2
     page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
-    for words in ("net.a wins the race", "static prior", "+3.1", "-1.0 to +7.0", "net.c did not compete", "92.0"):
+    said = ("net.a wins the race", "static prior", "+3.1", "-1.0 to +7.0", "net.c did not compete", "0.250", "92.0")
+    for words in said:
         assert words in page, words

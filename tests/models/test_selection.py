@@ -15,12 +15,12 @@ from serving.preprocess import PreprocessSpec
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
 
 
-def row(name, score, gflops, error=0.01, rank=1.0):
+def row(name, score, gflops, error=0.01, rank=1.0, loss=0.5, parc=0.0):
     return Candidate(
         name=name, score=score, low=score - 0.02, high=score + 0.02, standard_error=error, rank=rank, chance=0.5,
-        merit=score, knn=score, ridge=score, log_evidence=0.0, h_score=0.0, parc=0.0, prior=None, record=None,
-        raced=None, gflops=gflops, nominal_ms=1.0, latency_ms=None, parameters=10, licence="MIT", sha256="0",
-        source="hub",
+        loss=loss, merit=score, knn=score, ridge=score, log_evidence=0.0, h_score=0.0, parc=parc, prior=None,
+        record=None, raced=None, gflops=gflops, nominal_ms=1.0, latency_ms=None, parameters=10, licence="MIT",
+        sha256="0", source="hub",
         strength=1.0, adapt_images=0, preprocess=SPEC,
     )  # fmt: skip
 
@@ -35,12 +35,19 @@ def test_who_prefers_speed_gets_the_least_work_within_one_standard_error_of_the_
     assert decide(rows[::-1], [], {}, FAST) == decide(rows, [], {}, FAST)
 
 
-def test_without_a_race_the_best_mean_rank_is_chosen():
-    chosen, reason = decide(
-        [row("first", 0.9, 9.0, rank=1.5), row("second", 0.95, 0.1, rank=2.0)], [], {}, SelectConfig()
-    )
-    assert chosen == "first"
-    assert "best mean rank of 2" in reason
+def test_without_a_race_the_best_evidence_of_the_best_mean_ranks_is_taken():
+    rows = [
+        row("a", 0.9, 9.0, rank=1.0, loss=0.40, parc=0.50),
+        row("b", 0.8, 0.1, rank=2.0, loss=0.30, parc=0.55),
+        row("c", 0.9, 1.0, rank=3.0, loss=0.31, parc=0.40),
+        row("d", 0.9, 1.0, rank=4.0, loss=0.90, parc=0.56),
+        row("e", 0.9, 1.0, rank=5.0, loss=0.01, parc=0.99),
+    ]
+    chosen, reason = decide(rows, [], {}, SelectConfig())
+    assert chosen == "b"  # "e" is not among the best four mean ranks
+    assert "of the 4 best mean ranks: PARC 0.550, log loss 0.300; next is a: PARC 0.500, log loss 0.400" in reason
+    assert decide([rows[0], row("twin", 0.9, 1.0, loss=0.4, parc=0.5)], [], {}, SelectConfig())[0] == "a"
+    assert "only candidate" in decide(rows[:1], [], {}, SelectConfig())[1]
 
 
 def lap(name, number, chance=0.5):
@@ -118,7 +125,8 @@ def workspace(make_backbone, stripes, tmp_path):
     def select(**settings):
         asked: list[np.ndarray] = []
         config = SelectConfig(
-            **({"candidates": ["test_vit.tiny", "test_resnet.tiny"], "mirror": str(tmp_path / "mirror")} | settings),
+            **({"candidates": ["test_vit.tiny", "test_resnet.tiny"], "mirror": str(tmp_path / "mirror"),
+                "race_images": 0} | settings),
             max_images=30, race_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
         )  # fmt: skip
         answer = select_backbone(
@@ -145,6 +153,14 @@ def test_only_training_images_are_looked_at_and_the_result_is_repeatable(workspa
     assert loaded == selection
     assert (copy.name, copy.sha256) == (selection.chosen, backbone.sha256)
     assert (copy.folder / "model.safetensors").read_bytes() == (backbone.folder / "model.safetensors").read_bytes()
+
+
+def test_few_images_are_no_ground_for_a_race(workspace):
+    raced, _, _ = workspace(race_images=30, settled=1.0)
+    assert {lap["round"] for lap in raced.laps} == {1}  # of two candidates one is left
+    few, _, _ = workspace(race_images=31, settled=1.0)
+    assert (few.laps, few.rivals[0].basis) == ([], "probe")
+    assert "PARC" in few.reason
 
 
 def test_auto_takes_all_of_the_mirror(workspace):
