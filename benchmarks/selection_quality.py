@@ -38,26 +38,26 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "benchmarks"
-DRAWS = {5: 4, 20: 2}
-"""Label draws for each number of labels a class: the fewer the labels, the more the draws differ."""
+LABELS = (5, 20)
+"""Labels a class."""
+DRAWS = 4
+"""Label draws of a cell."""
 MIXED_PX = 96
 MAX_TEST = 300
 TRUTH_BUDGET_S = 6.0
 BARS = {"mean": 0.015, "worst": 0.05, "final": 0.007}
 """Mean and worst regret of the best mean rank, and mean regret of the final choice."""
 
-DRAWN = " and ".join(f"{draws} with {labels} labels a class" for labels, draws in DRAWS.items())
-
-ABOUT = f"""`python -m benchmarks selection`. Zoo *mixed*: the six public backbones at {MIXED_PX} px. Zoo *equal*:
-nets of one architecture and recipe that differ in what they were pretrained on; of eight, the one
-trained on the target's own images is left out. Label draws: {DRAWN}; at most {MAX_TEST} test
-images. Truth: balanced test accuracy of the pipeline's own training (budget {TRUTH_BUDGET_S:g}
-counted seconds), mean of the draws. Regret: the best candidate's truth minus the choice's, in points; of
-a cell (data set and labels) the mean of its draws; means are of cells, with a 95 % bootstrap interval
-over them. *Ranked first*: best mean rank of prior and probe scores. *Finally chosen*: what the selection
-answers; all cells have fewer images than a race asks for. *Static prior*: the public ImageNet accuracy, or for the
-nets of equal size the accuracy on their own source; candidates it does not know are never its choice.
-*Random*: the mean candidate."""
+ABOUT = f"""`python -m benchmarks selection`. Zoo *mixed*: the six public backbones at {MIXED_PX} px. Zoo *equal*: nets
+of one architecture and recipe that differ in what they were pretrained on; of eight, the one trained on the
+target's own images is left out. {LABELS[0]} and {LABELS[1]} labels a class, {DRAWS} draws of each; at most
+{MAX_TEST} test images. Truth: balanced test accuracy of the pipeline's own training (budget {TRUTH_BUDGET_S:g}
+counted seconds), mean of the draws. Regret: the best candidate's truth minus the choice's, in points; of a cell
+(data set and labels) the mean of its draws; means are of cells, with a 95 % bootstrap interval over them.
+*Ranked first*: best mean rank of prior and probe scores. *Finally chosen*: what the selection answers; all
+cells have fewer images than a race asks for. *Static prior*: the public ImageNet accuracy, or for the nets of
+equal size the accuracy on their own source; candidates it does not know are never its choice. *Random*: the
+mean candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ def measure_zoo(name: str, zoo: Mapping[str, Animal], shared: Path, size_px: int
     for data in SOURCES:
         pixels, targets = load_squares(shared / "datasets" / data, size_px)
         own = {key: animal for key, animal in zoo.items() if animal.source != data}
-        for labels, draws in DRAWS.items():
-            cells = [draw_cell(data, targets, labels, draw) for draw in range(draws)]
+        for labels in LABELS:
+            cells = [draw_cell(data, targets, labels, draw) for draw in range(DRAWS)]
             choices = [choose(own, pixels, cell) for cell in cells]
             tried = {
                 key: [
