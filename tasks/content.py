@@ -98,6 +98,7 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "licence": row["licence"],
             "ms": row["nominal_ms"],
             "rank": row["rank"],
+            "parc": row["parc"],
             "loss": row["loss"],
             "chance": row["chance"],
             "prior": row["prior"],

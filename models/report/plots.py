@@ -99,11 +99,12 @@ def choose_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return ticks
 
 
-def draw_curves(lines: Mapping[str, Points], x_label: str, y_label: str) -> Markup:
-    """Return a line plot of named series."""
+def draw_curves(lines: Mapping[str, Points], x_label: str, y_label: str, *, most: float = math.inf) -> Markup:
+    """Return a line plot of named series whose values are at most ``most``."""
     xs = [x for points in lines.values() for x, _ in points]
     ys = [y for points in lines.values() for _, y in points]
-    axes = Axes((min(xs), max(xs)), (min(ys), max(ys)))
+    low, high = widen((min(ys), max(ys)))  # of a level line too no tick lies where no value can be
+    axes = Axes((min(xs), max(xs)), (low, min(high, most)))
     x_ticks = [tick for tick in choose_ticks(*axes.x) if tick == int(tick)]
     frame = axes.draw_frame(x_label, y_label, x_ticks, choose_ticks(*axes.y))
     drawn = [axes.draw_line(points, i) for i, points in enumerate(lines.values())]

@@ -4,6 +4,7 @@ The caller passes plain values and small images (``ReportContent``); words and o
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ def plot_history(history: Sequence[Mapping[str, Any]]) -> list[Any]:
         }
         lines = {name: points for name, points in lines.items() if points}
         if lines:
-            plots.append(draw_curves(lines, axis, kind))
+            plots.append(draw_curves(lines, axis, kind, most=1.0 if kind == "accuracy" else math.inf))
     return plots
 
 
@@ -249,6 +250,7 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
         "classes": metrics["classes"],
         "class_bounds": bound_scores(metrics["classes"], ["f1"]),
         "selection_bounds": bound_scores(content.selection, ["accuracy"]),
+        "raced": any(row.get("raced") is not None for row in content.selection),
         "tradeoff": draw_tradeoff(timed) if len(timed) > 1 else None,
         "facts_of_data": choose_facts(content.summary),
         "reasons": Counter(row["reason"] for row in content.quarantine).most_common(),

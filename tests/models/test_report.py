@@ -221,6 +221,9 @@ def test_ticks_are_round_and_within_the_bounds():
 def test_a_flat_curve_and_a_single_point_are_drawn():
     assert "NaN" not in draw_curves({"loss": [(0, 0.5), (1, 0.5)]}, "epoch", "loss")
     assert "<circle" in draw_curves({"loss": [(0, 0.5)]}, "epoch", "loss")
+    level = draw_curves({"accuracy": [(0, 1.0), (1, 1.0)]}, "epoch", "accuracy", most=1.0)
+    assert ">1</text>" in level
+    assert ">1.2</text>" not in level
 
 
 def test_candidates_are_plotted_by_accuracy_and_cost_with_the_chosen_one_marked():
@@ -247,8 +250,12 @@ def test_the_choice_says_what_others_would_have_taken(tmp_path):
         "n": 120,
     }
     candidate = {"name": "net.a", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "chosen": True}
-    rows = [candidate | {"ms": 2.0, "rank": 1.5, "loss": 0.25, "chance": 0.7, "prior": None, "raced": 0.92}] * 2
+    candidate |= {"ms": 2.0, "rank": 1.5, "parc": 0.4, "loss": 0.25, "chance": 0.7, "prior": None, "raced": 0.92}
+    rows = [candidate] * 2
     page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
     said = ("net.a wins the race", "static prior", "+3.1", "-1.0 to +7.0", "net.c did not compete", "0.250", "92.0")
     for words in said:
         assert words in page, words
+    rows = [row | {"raced": None} for row in rows]
+    page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
+    assert "Nobody raced" in page
