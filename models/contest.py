@@ -236,9 +236,8 @@ def race(
 ) -> tuple[list[Lap], dict[str, np.ndarray]]:
     """Let those that may be the best race; nobody does where one is settled, images are few, or no race is wanted."""
     config = ground.config
-    if config.prefer == "speed" or not config.race_rounds or not config.race_budget_s or len(ratings) < 2:
-        return [], {}
-    if len(ground.rows) < config.race_images:
+    rounds = config.count_rounds(len(ground.rows))
+    if not rounds or len(ratings) < 2:
         return [], {}
     leaders = sorted(ranks, key=lambda name: (ranks[name], name))[:2]
     starters = choose_starters(chances, favourite, SEATS, LEAST_CHANCE)
@@ -252,7 +251,7 @@ def race(
         ground.codes,
         recipe,
         budget_s=config.race_budget_s,
-        rounds=config.race_rounds,
+        rounds=rounds,
         favourite=favourite,
         settled=config.settled,
         progress=progress,

@@ -61,6 +61,11 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     threads: int = Field(2, ge=1)
     """CPU threads; part of the recipe, because sums are split by thread."""
 
+    def count_rounds(self, images: int) -> int:
+        """Return how many rounds the race has at most where candidates are compared on so many images; 0 is no race."""
+        wanted = self.prefer == "accuracy" and self.race_budget_s > 0 and images >= self.race_images
+        return self.race_rounds if wanted else 0
+
 
 class Candidate(BaseModel, frozen=True, extra="forbid"):
     """One row of the ranking.

@@ -5,7 +5,6 @@ Nothing here may stop a run: what cannot be forecast is said in words.
 
 import itertools
 import logging
-import re
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -35,9 +34,10 @@ from models.forecast import (
 from models.hub import embedded_folder, is_address, list_backbones
 from models.plan import NOMINAL_SPEEDS, Speed
 from models.race import SEATS, list_rounds
+from models.selection import SelectConfig
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
-from tasks.params import Params, ParamsError, load_params, set_params
+from tasks.params import Params, load_params, set_params
 from tasks.repository import open_repository
 from tasks.workspace import Workspace
 
@@ -48,7 +48,6 @@ SAMPLED = 20
 """Images that are decoded to learn how long one takes."""
 SAMPLE_S = 1.0
 """Seconds after which no further image is decoded."""
-UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 MARGIN = 0.9
 """Share of a time budget that is planned for; the rest is for what the forecast did not see."""
 LEAST_S = 1.0
@@ -57,18 +56,6 @@ NEAR, DONE = (0.7, 1.1), (0.5, float("inf"))
 """A budget in the file that is this share of a new one stays, or a second run would train again for a trifle; the
 second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of "90s", "10m", "1h" or "600".
-
-    Raises:
-        ParamsError: If it is none of these, or not above 0.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", text.lower())
-    if not found or float(found[1]) <= 0:
-        raise ParamsError(f"a time budget looks like 90s, 10m, 1h or 600 (seconds), and is above 0; it got {text!r}")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def foresee(home: Workspace, data: Path | None) -> Forecast:
@@ -278,7 +265,7 @@ class _Prospect:
             budget_s=min(tuning.budget_s, tuning.image_s * train),
             stop_s=tuning.stop_s or float("inf"),
             max_epochs=tuning.max_epochs,
-            race_s=_race_s(self.params, len(self._work), train),
+            race_s=_race_s(select, len(self._work), min(select.max_images, train)),
             certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
@@ -292,12 +279,9 @@ def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
     return tuple(count_work(network, group_by_depth(network), size_px))
 
 
-def _race_s(params: Params, candidates: int, train: int) -> float:
-    """Return the nominal seconds of the race if it goes all the way; of none where images are few."""
-    select = params.select
-    if min(select.max_images, train) < select.race_images:
-        return 0.0
-    rounds = list_rounds(min(candidates, SEATS), select.race_rounds if select.prefer == "accuracy" else 0)
+def _race_s(select: SelectConfig, candidates: int, images: int) -> float:
+    """Return the nominal seconds of the race if it goes all the way."""
+    rounds = list_rounds(min(candidates, SEATS), select.count_rounds(images))
     return select.race_budget_s * sum(times * racing for times, racing in rounds)
 
 

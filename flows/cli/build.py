@@ -46,7 +46,8 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     from flows.driver import run_flow
     from models.hub import check_mirror
-    from tasks.forecast import fit_into, foresee, parse_duration
+    from tasks.duration import parse_duration
+    from tasks.forecast import fit_into, foresee
     from tasks.params import load_params, parse_assignments, set_params
 
     home = open_workspace(workspace)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from models.forecast import PARTS
-from tasks.forecast import fit_into, foresee, parse_duration
+from tasks.duration import parse_duration
+from tasks.forecast import fit_into, foresee
 from tasks.params import ParamsError, load_params, set_params
 from tasks.workspace import Workspace
 
