@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from sklearn.preprocessing import scale
 
 from models.admission import Entry
 from models.race import SEATS, Lap
@@ -92,14 +93,13 @@ def decide(
 
 
 def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
-    """Return which of the best mean ranks has the greatest sum of PARC and log loss, each standardised, and why.
+    """Return which of the best mean ranks is ahead in PARC minus log loss, each standardised over them, and why.
 
-    Those two tell candidates apart the best where images are few: in a simulation over sixteen label draws of two zoos
-    the mean rank alone missed 1.04 points of accuracy, the two together 0.79, the log loss alone 0.83.
+    Those two tell candidates apart better than the mean rank where images are few: decision 15 has the figures.
     """
     seated = ranking[:SEATS]
     shown = {row.name: f"PARC {row.parc:.3f}, log loss {row.loss:.3f}" for row in seated}
-    sums = standardise([row.parc for row in seated]) + standardise([-row.loss for row in seated])
+    sums = scale([[row.parc, -row.loss] for row in seated]).sum(axis=1)
     places = np.argsort(-sums, kind="stable")  # of equals the better rank
     first = seated[places[0]]
     probe = f"(probe {first.score:.3f}, {first.low:.3f} to {first.high:.3f})"
@@ -110,13 +110,6 @@ def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
         f"{first.name} has the best evidence of the {len(seated)} best mean ranks: {shown[first.name]}; next is "
         f"{second.name}: {shown[second.name]} {probe}"
     )
-
-
-def standardise(values: Sequence[float]) -> np.ndarray:
-    """Return ``(N,)`` with mean 0 and standard deviation 1; zeros where all are equal."""
-    centred = np.asarray(values) - np.mean(values)
-    spread = centred.std()
-    return centred / spread if spread > 0 else centred
 
 
 def list_rivals(

@@ -155,6 +155,12 @@ def test_only_training_images_are_looked_at_and_the_result_is_repeatable(workspa
     assert (copy.folder / "model.safetensors").read_bytes() == (backbone.folder / "model.safetensors").read_bytes()
 
 
+def test_rounds_are_planned_only_where_a_race_is_wanted_and_can_tell():
+    assert SelectConfig().count_rounds(150) == 2
+    assert SelectConfig().count_rounds(149) == 0
+    assert SelectConfig(prefer="speed").count_rounds(300) == SelectConfig(race_budget_s=0).count_rounds(300) == 0
+
+
 def test_few_images_are_no_ground_for_a_race(workspace):
     raced, _, _ = workspace(race_images=30, settled=1.0)
     assert {lap["round"] for lap in raced.laps} == {1}  # of two candidates one is left
