@@ -3,9 +3,11 @@
 Every draw comes from a seed, and a score is computed for thousands of resamples at once from a matrix of weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri
 
 CHUNK_CELLS = 200_000
@@ -68,18 +70,77 @@ def effective_interval(
     return float(min(low, estimate)), float(max(high, estimate))
 
 
-def spread_variance(influence: np.ndarray, strata: np.ndarray) -> float:
+def number_groups(groups: Sequence[str | None]) -> np.ndarray:
+    """Return the number of each image's group from 0, shape ``(N,)``; an image without a group is one by itself.
+
+    Args:
+        groups: Name of each image's group; None, NaN or an empty name where none is known.
+    """
+    numbers: dict[str, int] = {}
+    found = np.empty(len(groups), dtype=np.int64)
+    alone = 0
+    for i, name in enumerate(groups):
+        if isinstance(name, str) and name:
+            found[i] = numbers.setdefault(name, len(numbers) + alone)
+        else:
+            found[i] = len(numbers) + alone
+            alone += 1
+    return found
+
+
+def hold_together(groups: np.ndarray | None) -> np.ndarray | None:
+    """Return ``groups`` numbered from 0, or None where no group has two images: then images are what is drawn."""
+    if groups is None:
+        return None
+    numbers = np.unique(groups, return_inverse=True)[1]
+    return numbers if len(numbers) and numbers.max() + 1 < len(numbers) else None
+
+
+def join_strata(strata: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return strata, shape ``(N,)``, of which every group lies in one: those that share a group are joined.
+
+    Groups of one class each leave the strata as they are; where a patient has images of several classes no class can
+    be resampled apart from the other.
+    """
+    classes, places = np.unique(strata, return_inverse=True)
+    shape = (int(groups.max()) + 1, len(classes))
+    table = csr_array((np.ones(len(places)), (groups, places)), shape=shape)
+    return connected_components(table.T @ table, directed=False)[1][places].astype(np.int64)
+
+
+def spread_variance(influence: np.ndarray, strata: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return the variance of a score from each image's influence on it when every stratum keeps its size.
+
+    With groups it is that of drawing groups: what their images have in common counts once for each group, not once
+    for each image. Groups of one image each change nothing.
 
     Args:
         influence: Derivative of the score by the image's weight, shape ``(N,)``.
         strata: Stratum of each image, shape ``(N,)``, integers from 0 (the true label, say).
+        groups: Group of each image, shape ``(N,)``, integers, equal for images that belong together.
+
+    Source: with groups the sandwich of their totals with G / (G - 1), in the strata that ``join_strata`` leaves and
+    after the classes' own sizes are kept: Cameron and Miller, Journal of Human Resources 50 (2015), section II; for
+    strata Korn and Graubard, Analysis of Health Surveys (1999), section 2.2.
     """
     sizes = np.bincount(strata)
     means = np.bincount(strata, influence) / np.maximum(sizes, 1)
     # The spread within a stratum of one image is not known; its distance from the others stands for it.
     centred = influence - np.where(sizes > 1, means, 0)[strata]
-    return float(np.sum(centred**2 * (sizes / np.maximum(sizes - 1, 1))[strata]))
+    held = hold_together(groups)
+    if held is None:
+        return float(np.sum(centred**2 * (sizes / np.maximum(sizes - 1, 1))[strata]))
+    joined = join_strata(strata, held)
+    totals, of_group = np.bincount(held, centred), np.empty(held.max() + 1, dtype=np.int64)
+    of_group[held] = joined
+    count = np.bincount(of_group)
+    variance = float(np.sum(totals**2 * (count / np.maximum(count - 1, 1))[of_group]))
+    for stratum in np.flatnonzero(count == 1):
+        # How one group differs from others is not known: it may be off as a whole, or as far as its images differ.
+        inside = joined == stratum
+        whole, alike = np.sum(influence[inside]) ** 2, np.sum(inside) * np.sum(centred[inside] ** 2)
+        variance += float(max(whole, alike) - np.sum(centred[inside]) ** 2)
+    return variance
 
 
 def doubtful_interval(estimate: float, variance: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
