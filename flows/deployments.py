@@ -3,10 +3,13 @@
 from datetime import timedelta
 
 from prefect import serve
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Interval
 
+from flows.naming import FLOWS, name_deployment
 from flows.retrain import retrain
 from flows.train import train
 from flows.watch import watch
@@ -19,7 +22,7 @@ ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLi
 
 
 def build_deployments(home: Workspace) -> list:
-    """Return the deployments of one workspace; they are named after its folder."""
+    """Return the deployments of one workspace; ``flows.naming`` names them."""
     params = load_params(home.params)
     workspace = {"workspace": str(home.root)}
     on_drift = DeploymentEventTrigger(
@@ -32,21 +35,21 @@ def build_deployments(home: Workspace) -> list:
     )
     return [
         watch.to_deployment(
-            home.root.name,
+            name_deployment(home, "watch"),
             schedule=Interval(timedelta(seconds=params.watch.every_s)),
             concurrency_limit=ONE_AT_A_TIME,
             parameters=workspace,
             description="Compare the latest predictions with the champion's reference",
         ),
         retrain.to_deployment(
-            home.root.name,
+            name_deployment(home, "retrain"),
             triggers=[on_drift],
             concurrency_limit=ONE_AT_A_TIME,
             parameters=workspace,
             description="Learn from labelled production images when the drift event asks for it",
         ),
         train.to_deployment(
-            home.root.name,
+            name_deployment(home, "train"),
             concurrency_limit=ONE_AT_A_TIME,
             parameters=workspace,
             description="Make a version from the workspace's sources",
@@ -59,4 +62,18 @@ def serve_deployments(home: Workspace) -> None:
 
     A restart must not end the schedules, so they are not paused at shutdown.
     """
+    _forget_former_names(home)
     serve(*build_deployments(home), pause_on_shutdown=False, print_starting_message=False, limit=2)
+
+
+def _forget_former_names(home: Workspace) -> None:
+    """Delete the deployments that an earlier release named after the folder alone: nobody would run their runs."""
+    with get_client(sync_client=True) as client:
+        for flow in FLOWS:
+            try:
+                former = client.read_deployment_by_name(f"{flow}/{home.root.name}")
+            except ObjectNotFound:
+                continue
+            if former.parameters.get("workspace") == str(home.root):
+                client.delete_resource_owned_automations(f"prefect.deployment.{former.id}")
+                client.delete_deployment(former.id)

@@ -1,0 +1,107 @@
+"""A run that a Prefect server makes by itself is followed to its end, or to the reason why none can come."""
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.following import Cause, FlowRunFailed, FollowError, Part, follow_run, now, wait_deployed
+from flows.naming import FLOWS, address_deployment
+from flows.stack import running_server, start_runner, stop
+from tasks.watch import EVENT, resource_of
+from tasks.workspace import Workspace, init_workspace
+
+
+class Live:
+    """A workspace that has never been trained, and what runs its deployments."""
+
+    def __init__(self, home: Workspace, api: str, parts: list[Part]) -> None:
+        self.home, self.api, self.parts = home, api, parts
+        self.cause = Cause(EVENT, resource_of(home))
+
+    def emit(self, action: str) -> None:
+        resource = {"prefect.resource.id": self.cause.resource, "regraft.action": action}
+        event = {"id": str(uuid.uuid4()), "occurred": now().isoformat(), "event": EVENT, "resource": resource}
+        httpx.post(f"{self.api}/events", json=[event | {"related": [], "payload": {}}], timeout=60).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    home = init_workspace(tmp_path_factory.mktemp("followed") / "w")
+    with running_server(home) as server:
+        runner = start_runner(home, server.api)
+        try:
+            parts = [
+                Part("Prefect server", server.process, server.log),
+                Part("runner", runner, home.logs / "runner.log"),
+            ]
+            wait_deployed(server.api, address_deployment(home, "retrain"), parts, tell=lambda text: None)
+            yield Live(home, server.api, parts)
+        finally:
+            stop(runner)
+
+
+def test_a_run_that_an_event_makes_is_followed_to_its_end(live: Live) -> None:
+    told: list[str] = []
+    since = now()
+    live.emit("retrain")
+    address = address_deployment(live.home, "retrain")
+    run = follow_run(live.api, address, since, live.parts, tell=told.append, cause=live.cause)
+    assert (run.state, run.created >= since) == ("COMPLETED", True)
+    assert any(text.startswith("collect completed") for text in told)
+    assert told[-1] == "run is completed"
+
+
+def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
+    since = now()
+    address = address_deployment(live.home, "train")
+    found = httpx.get(f"{live.api}/deployments/name/{address}", timeout=60).json()
+    scheduled = {"state": {"type": "SCHEDULED"}}
+    httpx.post(f"{live.api}/deployments/{found['id']}/create_flow_run", json=scheduled, timeout=60).raise_for_status()
+    with pytest.raises(FlowRunFailed, match=r"(?s)failed: .*lacks data/store/intake.json.*Its log ends:.*intake.json"):
+        follow_run(live.api, address, since, live.parts, tell=lambda text: None)
+
+
+def test_an_event_that_no_automation_answers_is_not_waited_for(live: Live) -> None:
+    since = now()
+    live.emit("label")
+    with pytest.raises(FollowError, match="no automation makes a run of retrain/w-retrain"):
+        follow_run(
+            live.api,
+            address_deployment(live.home, "retrain"),
+            since,
+            live.parts,
+            tell=lambda text: None,
+            cause=live.cause,
+        )
+
+
+def test_an_event_that_was_never_sent_is_not_waited_for(live: Live) -> None:
+    with pytest.raises(FollowError, match="never received the event"):
+        follow_run(
+            live.api,
+            address_deployment(live.home, "retrain"),
+            now(),
+            live.parts,
+            tell=lambda text: None,
+            cause=live.cause,
+        )
+
+
+def test_without_a_runner_nothing_is_waited_for(live: Live, tmp_path: Path) -> None:
+    log = tmp_path / "runner.log"
+    log.write_text("what it said last\n")
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    ended.wait()
+    parts = [live.parts[0], Part("runner", ended, log)]
+    with pytest.raises(FollowError, match=r"(?s)runner ended with code 7.*runner.log.*what it said last"):
+        follow_run(live.api, address_deployment(live.home, "retrain"), now(), parts, tell=lambda text: None)
+
+
+def test_the_deployments_of_a_workspace_can_be_told_apart(live: Live) -> None:
+    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=60).json()
+    assert sorted(row["name"] for row in listed) == sorted(f"w-{flow}" for flow in FLOWS)
