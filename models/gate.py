@@ -1,63 +1,77 @@
-"""The gate between a new model and the champion's place: a paired comparison on the same frozen test images.
+"""The gate between a new model and the champion's place: two questions to the same test images, then a decision.
 
-A gate answers ``promote``, ``keep`` or ``undecided`` with its numbers; it never acts.
+Is the challenger better on what is produced now, and does it not forget what the champion knew? A gate answers
+``promote``, ``keep`` or ``undecided`` with its numbers; it never acts. The test behind it is in ``models/paired.py``.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
 from scipy.special import ndtri
-from scipy.stats import binomtest
+from scipy.stats import norm
 
-from models.intervals import normal_quantile, wilson_interval
+from models.intervals import normal_quantile, number_groups, spread_variance, wilson_interval
+from models.paired import DOUBT, POWER, compare_paired, estimate_needed, weigh_classes
 
 Decision = Literal["promote", "keep", "undecided"]
-POWER = 0.8
-"""Chance of settling a difference of the stated size with the stated number of images."""
+Finding = Literal["yes", "no", "cannot be told"]
+Asked = Literal["present line", "all test images", "old line"]
 
 
 class GateConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What a challenger must show to become champion."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Two-sided coverage of the interval; 1 - confidence bounds the share of false promotions."""
+    """Two-sided coverage of the intervals; 1 - confidence bounds the share of false promotions, over all looks."""
     max_forgetting: float = Field(0.03, ge=0, le=1)
-    """Accuracy that a challenger may lose on a guarded slice, as a share of its images."""
-    guarded: tuple[str, ...] = ("old",)
-    """Slices on which forgetting counts."""
+    """Balanced accuracy that a challenger may lose on the old line."""
+    needs_proof: bool = False
+    """Whether "not worse on the old line" must be proven; otherwise only a proven loss keeps a challenger out."""
+    max_looks: int = Field(5, ge=1, le=20)
+    """Times that an undecided challenger is judged on more images before the champion stays for good."""
     floor: float = Field(0.0, ge=0, le=1)
-    """Accuracy below which nothing is promoted, whatever it beats."""
+    """Balanced accuracy below which nothing is promoted, whatever it beats."""
     smallest_gain: float = Field(0.01, gt=0, le=1)
     """Difference worth settling; it sizes the request for more images when the observed one is smaller."""
-    resamples: int = Field(10_000, ge=1000)
-    """Paired bootstrap resamples."""
-    seed: int = Field(0, ge=0)
-    """Seed of the resampling."""
 
 
 @dataclass(frozen=True, slots=True)
-class SliceResult:
-    """Accuracies of both versions on one slice of the test images; ``difference`` is challenger minus champion."""
+class Question:
+    """One question, its answer and what it rests on; accuracies are balanced ones, differences challenger - champion.
 
-    name: str
+    ``finding`` is "yes" when the interval lies above ``threshold``, "no" when it lies below, else "cannot be told" and
+    ``needed`` is about how many more images would tell.
+    """
+
+    asked: Asked
+    finding: Finding
     n: int
+    groups: int
     champion: float
     challenger: float
     difference: float
+    low: float
+    high: float
+    threshold: float
+    p_value: float
+    wins: int
+    losses: int
+    confidence: float
+    needed: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
     """The gate's answer. ``statistic`` must have its ``low`` above ``threshold`` for a promotion.
 
-    Against a champion the statistic is the difference of accuracies and ``p_value`` McNemar's exact one (two-sided);
-    without one it is the accuracy and ``p_value`` the exact binomial one against the largest class (one-sided).
-    ``wins`` and ``losses`` count images that only the challenger, or only the champion, got right. ``needed`` is about
-    how many more test images would settle it.
+    Against a champion the statistic is the difference of balanced accuracies on the images that decide, without one the
+    balanced accuracy itself; ``p_value`` is of the same test as the interval. ``questions`` hold what was asked,
+    the deciding one first. ``look`` counts how often this challenger was judged, ``needed`` is about how many more
+    images would settle it, ``lost_labels`` are the champion's that the challenger cannot name.
     """
 
     decision: Decision
@@ -67,6 +81,7 @@ class GateVerdict:
     high: float
     threshold: float
     n: int
+    groups: int
     p_value: float
     confidence: float
     challenger_accuracy: float
@@ -74,162 +89,191 @@ class GateVerdict:
     wins: int = 0
     losses: int = 0
     needed: int | None = None
-    slices: tuple[SliceResult, ...] = ()
+    look: int = 1
+    questions: tuple[Question, ...] = ()
+    judged_before: int = 0
+    lost_labels: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "slices": [asdict(part) for part in self.slices]}
+        return asdict(self)
 
 
-def resample_difference(wins: int, losses: int, n: int, config: GateConfig) -> tuple[float, float]:
-    """Return the paired bootstrap interval of the difference of accuracies.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Test images that both versions answered.
 
-    A resample of image pairs matters only through its counts of wins and losses, which are multinomial.
+    ``champion`` and ``challenger`` say whether each was right on it, bool ``(N,)``; ``labels`` are the true classes
+    ``(N,)``; ``groups`` what each shows a piece of, or None.
     """
-    shares = [wins / n, losses / n, (n - wins - losses) / n]
-    draws = np.random.default_rng(config.seed).multinomial(n, shares, size=config.resamples)
-    tail = (1 - config.confidence) / 2
-    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [tail, 1 - tail])
-    return float(low), float(high)
+
+    champion: np.ndarray
+    challenger: np.ndarray
+    labels: np.ndarray
+    groups: Sequence[str | None] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not fit.
+
+        Raises:
+            ValueError: Naming every problem.
+        """
+        shapes = {"champion": self.champion.shape, "challenger": self.challenger.shape, "labels": self.labels.shape}
+        if len(set(shapes.values())) > 1 or self.champion.ndim != 1:
+            raise ValueError(f"cannot compare versions: shapes {shapes}. Score both on the same test images.")
+        if self.groups is not None and len(self.groups) != len(self.labels):
+            raise ValueError(f"cannot compare versions: {len(self.groups)} groups for {len(self.labels)} images.")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: np.ndarray) -> "Sample":
+        """Return the images that the mask or the indices ``rows`` name."""
+        groups = None if self.groups is None else list(np.array(self.groups, dtype=object)[rows])
+        return Sample(self.champion[rows], self.challenger[rows], self.labels[rows], groups)
 
 
-def estimate_needed(wins: int, losses: int, n: int, config: GateConfig) -> tuple[int, float]:
-    """Return about how many more images would settle the comparison, and the difference they would settle.
+def spend_error(confidence: float, look: int) -> float:
+    """Return the coverage of look number ``look`` (from 1), so that all looks together err at most 1 - ``confidence``.
 
-    Source: Connor, Biometrics 43 (1987), sample size of McNemar's test.
+    Half of the allowed error belongs to the first look, half of what is left to each further one.
     """
-    effect = max(abs(wins - losses) / n, config.smallest_gain)
-    discordant = max((wins + losses) / n, effect)
-    z_power = float(ndtri(POWER))
-    spread = normal_quantile(config.confidence) * math.sqrt(discordant)
-    total = ((spread + z_power * math.sqrt(max(discordant - effect**2, 0.0))) / effect) ** 2
-    return max(1, math.ceil(total) - n), effect
-
-
-def compare_slices(champion: np.ndarray, challenger: np.ndarray, slices: Mapping[str, np.ndarray]) -> list[SliceResult]:
-    """Return both accuracies on every slice that holds images, by name."""
-    results = []
-    for name in sorted(slices):
-        mask = np.asarray(slices[name], dtype=bool)
-        if mask.any():
-            old, new = float(champion[mask].mean()), float(challenger[mask].mean())
-            results.append(SliceResult(name, int(mask.sum()), old, new, new - old))
-    return results
-
-
-def check_pairs(champion: np.ndarray, challenger: np.ndarray, slices: Mapping[str, np.ndarray]) -> None:
-    """Raise one ValueError listing what does not fit."""
-    problems = []
-    if champion.ndim != 1 or champion.shape != challenger.shape:
-        problems.append(f"champion and challenger answered {champion.shape} and {challenger.shape} images")
-    if champion.size == 0:
-        problems.append("there are no test images")
-    problems += [
-        f"slice {name!r} is a mask of shape {np.shape(mask)}, not {champion.shape}"
-        for name, mask in sorted(slices.items())
-        if np.shape(mask) != champion.shape
-    ]
-    if problems:
-        raise ValueError("cannot compare versions: " + "; ".join(problems) + ". Score both on the same test images.")
-
-
-def object_to_challenger(accuracy: float, parts: list[SliceResult], config: GateConfig) -> str | None:
-    """Return why the challenger may not be promoted whatever its gain, or None."""
-    if accuracy < config.floor:
-        return f"its accuracy {accuracy:.4f} is below the floor {config.floor:.4f}"
-    for part in parts:
-        # The slack forgives rounding: a loss of exactly the allowed share is allowed.
-        if part.name in config.guarded and -part.difference > config.max_forgetting + 1e-12:
-            return (
-                f"it forgets: {part.champion:.4f} fell to {part.challenger:.4f} on the {part.n} images of slice "
-                f"{part.name!r}, more than the {config.max_forgetting:.4f} allowed"
-            )
-    return None
+    return 1 - (1 - confidence) / 2**look
 
 
 def compare_versions(
-    champion_correct: np.ndarray,
-    challenger_correct: np.ndarray,
-    slices: Mapping[str, np.ndarray] | None = None,
+    whole: Sample,
+    *,
+    present: Sample | None = None,
+    old: Sample | None = None,
+    look: int = 1,
     config: GateConfig | None = None,
 ) -> GateVerdict:
     """Decide whether the challenger takes the champion's place.
 
-    ``promote`` needs the whole interval of the difference above 0 and McNemar's exact test to agree (with few differing
-    answers the bootstrap alone promotes too easily), no forgetting on a guarded slice and an accuracy above the floor.
-    ``keep``: worse, or one of these objections. ``undecided``: more images are needed.
+    ``promote``: proven better where it counts, no proven forgetting, above the floor. ``keep``: proven worse, or one
+    of these objections. ``undecided``: about ``needed`` more images would tell.
 
     Args:
-        champion_correct: Whether the champion was right on each test image, shape ``(N,)`` bool.
-        challenger_correct: The same for the challenger, on the same images in the same order.
-        slices: Masks ``(N,)`` of named parts, for instance ``old`` and ``new``; empty ones are passed over.
+        whole: All test images; they decide where nothing is known of the present line.
+        present: A random sample of what is produced now; it decides alone where it holds images.
+        old: The images that the champion was accepted on; they guard against forgetting.
+        look: How often this challenger has been judged, this time counted in; each look gets its share of the error.
         config: Thresholds.
 
     Raises:
-        ValueError: If the arrays do not fit together or are empty.
+        ValueError: If there are no test images.
     """
     config = config or GateConfig()
-    champion, challenger = np.asarray(champion_correct, dtype=bool), np.asarray(challenger_correct, dtype=bool)
-    check_pairs(champion, challenger, slices or {})
-    n = len(champion)
-    wins, losses = int(np.sum(challenger & ~champion)), int(np.sum(champion & ~challenger))
-    low, high = resample_difference(wins, losses, n, config)
-    p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    parts = compare_slices(champion, challenger, slices or {})
-    accuracy = float(challenger.mean())
-    decision, reason, needed = decide_comparison(wins, losses, n, (low, high), p_value, parts, accuracy, config)
+    if len(whole) == 0 and not present:
+        raise ValueError("cannot compare versions: there are no test images. Score both on the same test images.")
+    coverage = spend_error(config.confidence, look)
+    deciding = present if present else whole
+    asked: Asked = "present line" if present else "all test images"
+    gain = _ask(asked, deciding, 0.0, coverage, spend_error(config.confidence, look + 1), config)
+    questions = [gain]
+    if old:
+        questions.append(_ask("old line", old, -config.max_forgetting, config.confidence, config.confidence, config))
+    decision, reason = _decide(questions, config)
+    if decision == "undecided" and look >= config.max_looks:
+        decision, reason = "keep", f"{reason}; after {look} looks the champion stays"
     return GateVerdict(
         decision=decision,
         reason=reason,
-        statistic=(wins - losses) / n,
-        low=low,
-        high=high,
+        statistic=gain.difference,
+        low=gain.low,
+        high=gain.high,
         threshold=0.0,
-        n=n,
-        p_value=p_value,
-        confidence=config.confidence,
-        challenger_accuracy=accuracy,
-        champion_accuracy=float(champion.mean()),
-        wins=wins,
-        losses=losses,
-        needed=needed,
-        slices=tuple(parts),
+        n=gain.n,
+        groups=gain.groups,
+        p_value=gain.p_value,
+        confidence=coverage,
+        challenger_accuracy=gain.challenger,
+        champion_accuracy=gain.champion,
+        wins=gain.wins,
+        losses=gain.losses,
+        needed=gain.needed if decision == "undecided" else None,
+        look=look,
+        questions=tuple(questions),
     )
 
 
-def decide_comparison(
-    wins: int,
-    losses: int,
-    n: int,
-    bounds: tuple[float, float],
-    p_value: float,
-    parts: list[SliceResult],
-    accuracy: float,
-    config: GateConfig,
-) -> tuple[Decision, str, int | None]:
-    """Return decision, reason and the images still needed."""
-    interval = f"{(wins - losses) / n:+.4f} [{bounds[0]:+.4f}, {bounds[1]:+.4f}] on {n} test images (p {p_value:.3g})"
-    settled = p_value <= 1 - config.confidence
-    if bounds[1] < 0 and settled:
-        return "keep", f"the challenger is worse by {interval}", None
-    objection = object_to_challenger(accuracy, parts, config)
-    if objection is not None:
-        return "keep", f"the challenger is not promoted: {objection}", None
-    if bounds[0] > 0 and settled:
-        return "promote", f"the challenger is better by {interval}", None
-    needed, effect = estimate_needed(wins, losses, n, config)
-    differ = (
-        f"the difference {interval} is not told from 0" if wins + losses else f"both answer alike on {n} test images"
+def _ask(
+    asked: Asked, sample: Sample, threshold: float, confidence: float, next_confidence: float, config: GateConfig
+) -> Question:
+    d = compare_paired(sample.champion, sample.challenger, sample.labels, sample.groups, confidence)
+    finding: Finding = "yes" if d.low > threshold else "no" if d.high < threshold else "cannot be told"
+    gap = max(abs(d.value - threshold), config.smallest_gain)
+    return Question(
+        asked=asked,
+        finding=finding,
+        n=d.images,
+        groups=d.groups,
+        champion=d.champion,
+        challenger=d.challenger,
+        difference=d.value,
+        low=d.low,
+        high=d.high,
+        threshold=threshold,
+        p_value=d.p_value,
+        wins=d.wins,
+        losses=d.losses,
+        confidence=confidence,
+        needed=estimate_needed(d, gap, next_confidence) if finding == "cannot be told" else None,
     )
-    return "undecided", f"{differ}: about {needed} more would settle a difference of {effect:.4f}", needed
 
 
-def judge_first(correct: np.ndarray, labels: np.ndarray, config: GateConfig | None = None) -> GateVerdict:
-    """Decide whether a first model may become champion: it must be better than always naming the largest class.
+def _decide(questions: list[Question], config: GateConfig) -> tuple[Decision, str]:
+    """Return what follows from the findings, and the sentence that says why."""
+    gain, guard = questions[0], questions[1] if len(questions) > 1 else None
+    shown = describe_question(gain)
+    if gain.finding == "no":
+        return "keep", f"the challenger is worse by {shown}"
+    if gain.challenger < config.floor:
+        said = f"its balanced accuracy {gain.challenger:.4f} is below the floor {config.floor:.4f}"
+        return "keep", f"the challenger is not promoted: {said}"
+    if guard is not None and guard.finding == "no":
+        said = f"it forgets: {guard.champion:.4f} fell to {guard.challenger:.4f}, {describe_question(guard)}"
+        return "keep", f"the challenger is not promoted: {said}, more than the {config.max_forgetting:.4f} allowed"
+    if gain.finding == "cannot be told":
+        same = f"both answer alike on {gain.n} test images of the {gain.asked}" if gain.wins + gain.losses == 0 else ""
+        effect = max(abs(gain.difference), config.smallest_gain)
+        told = same or f"the difference {shown} is not told from 0"
+        return "undecided", f"{told}: about {gain.needed} more would settle a difference of {effect:.4f}"
+    if guard is None:
+        return "promote", f"the challenger is better by {shown}"
+    kept = f"the loss allowed on the old line ({config.max_forgetting:.4f}) is not reached: {describe_question(guard)}"
+    if guard.finding == "yes":
+        return "promote", f"the challenger is better by {shown}; {kept}"
+    unsure = f"whether it forgets on the old line cannot be told with so few: {describe_question(guard)}"
+    unsure += f", about {guard.needed} more would tell"
+    if config.needs_proof:
+        return "undecided", f"the challenger is better by {shown}, but {unsure}"
+    return "promote", f"the challenger is better by {shown}; {unsure}"
+
+
+def describe_question(question: Question) -> str:
+    """Return difference, interval and what they rest on, in words."""
+    images = f"{question.n} test images of the {question.asked}" if "line" in question.asked else f"{question.n} images"
+    images += f" ({question.groups} groups)" if question.groups < question.n else ""
+    figures = f"{question.difference:+.4f} [{question.low:+.4f}, {question.high:+.4f}]"
+    return f"{figures} on {images} (p {question.p_value:.3g}, {question.confidence:.4g} interval)"
+
+
+def judge_first(
+    correct: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str | None] | None = None,
+    config: GateConfig | None = None,
+) -> GateVerdict:
+    """Decide whether a first model may become champion: it must be better than always naming one class.
+
+    Every class weighs alike, so that naming always the same one is right on 1/K of them, however large its class.
 
     Args:
         correct: Whether the model was right on each test image, shape ``(N,)`` bool.
         labels: True classes of the same images, shape ``(N,)``.
+        groups: What each image shows a piece of, N of them; None where it is not known.
         config: Confidence and floor.
 
     Raises:
@@ -239,12 +283,20 @@ def judge_first(correct: np.ndarray, labels: np.ndarray, config: GateConfig | No
     correct, labels = np.asarray(correct, dtype=bool), np.asarray(labels)
     if len(correct) == 0 or correct.shape != labels.shape:
         raise ValueError(f"cannot judge {correct.shape} answers with {labels.shape} labels; both need N > 0 entries.")
-    n, hits = len(correct), int(correct.sum())
-    majority = float(np.unique(labels, return_counts=True)[1].max() / n)
-    threshold, accuracy = max(majority, config.floor), hits / n
-    low, high = map(float, wilson_interval(hits, n, config.confidence))
-    shown = f"accuracy {accuracy:.4f} [{low:.4f}, {high:.4f}] on {n} test images"
-    bar = f"{threshold:.4f}, the {'largest class' if majority >= config.floor else 'floor'}"
+    n = len(correct)
+    weights, strata = weigh_classes(labels)
+    numbers = number_groups(groups if groups is not None else [None] * n)
+    parts = np.bincount(numbers, weights)
+    doubt = DOUBT / 2 / len(parts) * float(np.sum(parts**2))
+    variance = spread_variance(weights * correct, strata, numbers) + doubt
+    accuracy, chance = min(1.0, float(weights @ correct)), 1 / int(strata.max() + 1)
+    # As many independent images as have this variance; with no error seen, Kish's size of the weights.
+    size = min(float(len(parts)), (accuracy * (1 - accuracy) + 1 / len(parts)) / variance)
+    low, high = map(float, wilson_interval(accuracy * size, size, config.confidence))
+    threshold = max(chance, config.floor)
+    shown = f"balanced accuracy {accuracy:.4f} [{low:.4f}, {high:.4f}] on {n} test images"
+    shown += f" ({len(parts)} groups)" if len(parts) < n else ""
+    bar = f"{threshold:.4f}, the {'share of one class' if chance >= config.floor else 'floor'}"
     needed = None
     if low > threshold:
         decision, reason = "promote", f"{shown} beats {bar}"
@@ -253,7 +305,7 @@ def judge_first(correct: np.ndarray, labels: np.ndarray, config: GateConfig | No
     else:
         gap = max(abs(accuracy - threshold), config.smallest_gain)
         spread = normal_quantile(config.confidence) + float(ndtri(POWER))
-        needed = max(1, math.ceil(spread**2 * max(accuracy * (1 - accuracy), gap) / gap**2) - n)
+        needed = max(1, math.ceil(spread**2 * max(variance * n, gap) / gap**2) - n)
         decision, reason = "undecided", f"{shown} is not told from {bar}: about {needed} more images would"
     return GateVerdict(
         decision=decision,
@@ -263,8 +315,18 @@ def judge_first(correct: np.ndarray, labels: np.ndarray, config: GateConfig | No
         high=high,
         threshold=threshold,
         n=n,
-        p_value=float(binomtest(hits, n, threshold, alternative="greater").pvalue),
+        groups=len(parts),
+        p_value=_test_share(accuracy, threshold, size),
         confidence=config.confidence,
         challenger_accuracy=accuracy,
         needed=needed,
     )
+
+
+def _test_share(share: float, threshold: float, size: float) -> float:
+    """Return the two-sided p-value of the test whose interval is Wilson's: below 1 - coverage where that leaves out
+    ``threshold``.
+    """
+    if threshold >= 1:
+        return 1.0
+    return float(2 * norm.sf(abs(share - threshold) / math.sqrt(threshold * (1 - threshold) / size)))

@@ -4,6 +4,7 @@ Each section is declared beside the function that it configures; here they only 
 """
 
 import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ from models.selection import SelectConfig
 from models.tuning import FinetuneConfig
 from serving.durable import write_bytes
 from serving.settings import ServeConfig
+
+logger = logging.getLogger(__name__)
+
+RETIRED = {
+    "gate.guarded": "the old line is always guarded",
+    "gate.resamples": "the interval and its test are computed, not drawn",
+    "gate.seed": "the interval and its test are computed, not drawn",
+}
+"""Keys of earlier releases that a workspace may still hold, with what became of them; they are read over."""
 
 
 class ParamsError(ValueError):
@@ -69,7 +79,7 @@ def load_params(path: Path) -> Params:
         ParamsError: Naming every unknown key and every value out of its range.
     """
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text()) or {})
+        return Params.model_validate(drop_retired(path, yaml.safe_load(path.read_text()) or {}))
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -92,10 +102,22 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
     for key, value in assignments.items():
         _assign(document, key.split("."), value)
     try:
-        Params.model_validate(yaml.safe_load(_dump(editor, document)))
+        Params.model_validate(drop_retired(path, yaml.safe_load(_dump(editor, document))))
     except ValidationError as error:
         raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
     write_bytes(path, _dump(editor, document).encode())
+
+
+def drop_retired(path: Path, document: Any) -> Any:
+    """Return ``document`` without the keys that earlier releases had, after saying which they are."""
+    if not isinstance(document, dict):
+        return document
+    for key, why in RETIRED.items():
+        section, name = key.split(".")
+        if isinstance(document.get(section), dict) and name in document[section]:
+            document[section] = {k: v for k, v in document[section].items() if k != name}
+            logger.debug("%s: %s is read over: %s", path, key, why)
+    return document
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:
