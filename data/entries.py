@@ -13,6 +13,8 @@ from pathlib import Path
 
 PARTS = ("train", "validation", "test")
 PART_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SAMPLINGS = ("random", "uncertain", "volunteered")
+"""How a production image came to be labelled; only a random one may judge a model."""
 SHOWN = 10
 
 
@@ -30,7 +32,10 @@ class IntakeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One image file as it was listed; ``path`` is what reports show, ``file`` is what is opened."""
+    """One image file as it was listed; ``path`` is what reports show, ``file`` is what is opened.
+
+    ``sampling`` is one of ``SAMPLINGS`` for a labelled production image, None for a set that is given as a whole.
+    """
 
     path: str
     file: Path
@@ -39,6 +44,7 @@ class Entry:
     part: str | None
     size: int
     mtime_ns: int
+    sampling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,13 @@ def find_refusal(file: Path, roots: tuple[Path, ...]) -> tuple[str, str] | None:
 
 
 def make_entry(
-    path: str, file: Path, label: str, group: str | None, part: str | None, roots: tuple[Path, ...]
+    path: str,
+    file: Path,
+    label: str,
+    group: str | None,
+    part: str | None,
+    roots: tuple[Path, ...],
+    sampling: str | None = None,
 ) -> Entry | Refusal:
     """Return the entry of one file, or its refusal when it must not be opened.
 
@@ -108,4 +120,4 @@ def make_entry(
         return Refusal(path, label, *refusal)
     real = Path(os.path.realpath(file))
     status = real.stat()
-    return Entry(path, real, label, group, part, status.st_size, status.st_mtime_ns)
+    return Entry(path, real, label, group, part, status.st_size, status.st_mtime_ns, sampling)

@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -29,6 +30,8 @@ class Window(Protocol):
     """The arrays of a slice of production that choosing needs; M answers."""
 
     ids: Sequence[str]
+    at: np.ndarray
+    """``(M,)``, Unix seconds."""
     probabilities: np.ndarray
     """``(M, K)``."""
     embeddings: np.ndarray
@@ -42,6 +45,7 @@ class LabelledRow(Protocol):
     id: str
     label: str
     image_sha256: str
+    sampling: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +92,35 @@ def spread_out(points: np.ndarray, count: int) -> list[int]:
     return picked
 
 
-def choose_for_labelling(window: Window, n: int, seed: int, *, labelled: Collection[str] = ()) -> list[tuple[str, Why]]:
+def choose_for_labelling(
+    window: Window,
+    n: int,
+    seed: int,
+    *,
+    labelled: Collection[str] = (),
+    random_share: float = 0.5,
+    drawn_after: float | None = None,
+) -> list[tuple[str, Why]]:
     """Return up to ``n`` (prediction id, why) to ask labels for, every image once.
 
-    Half are uniform random: only these give an unbiased accuracy, so they are named "random" and must not be mixed
-    with the others in a score. Half are answers with the smallest margin, spread out in the embedding.
+    A share is uniform random: only these give an unbiased accuracy, so they are named "random" and must not be mixed
+    with the others in a score. The others are answers with the smallest margin, spread out in the embedding.
 
     Args:
         window: Answers to choose from.
         n: Images to ask for.
         seed: Equal seeds choose equally.
-        labelled: Content hashes of images that have a label already.
+        labelled: Content hashes of images that have a label already, or were asked for.
+        random_share: Share of ``n`` that is drawn at random, 0-1.
+        drawn_after: Draw at random only from answers after this Unix time: what an earlier choice left over is no
+            random sample any more, because it took the hard ones.
     """
     candidates = find_candidates(window.image_sha256, labelled)
-    shuffled = np.random.default_rng(seed).permutation(candidates)
-    uniform, rest = shuffled[: (n + 1) // 2], np.sort(shuffled[(n + 1) // 2 :])
-    wanted = n // 2
+    wanted_random = math.ceil(n * random_share)
+    late = candidates if drawn_after is None else candidates[np.asarray(window.at)[candidates] > drawn_after]
+    uniform = np.random.default_rng(seed).permutation(late)[:wanted_random]
+    rest = np.setdiff1d(candidates, uniform)
+    wanted = n - wanted_random
     margins = measure_margins(np.asarray(window.probabilities)[rest]) if len(rest) else np.zeros(0)
     doubtful = rest[np.argsort(margins, kind="stable")[: wanted * CANDIDATES_PER_PICK]]
     spread = doubtful[spread_out(np.asarray(window.embeddings)[doubtful], wanted)] if wanted and len(doubtful) else []
@@ -111,16 +128,22 @@ def choose_for_labelling(window: Window, n: int, seed: int, *, labelled: Collect
     return chosen + [(window.ids[index], "uncertain") for index in spread]
 
 
-def settle_labels(rows: Iterable[LabelledRow], skip: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return content hash -> last label, sorted, and the hashes that were given different labels."""
-    labels: dict[str, str] = {}
+def settle_labels(
+    rows: Iterable[LabelledRow], skip: Collection[str]
+) -> tuple[dict[str, tuple[str, str]], tuple[str, ...]]:
+    """Return content hash -> (last label, how it was drawn), sorted, and the hashes that were given different labels.
+
+    An image that was once asked for at random stays random, whatever is said of it later.
+    """
+    labels: dict[str, tuple[str, str]] = {}
     conflicts = set()
     for row in rows:
         if row.image_sha256 in skip:
             continue
-        if labels.get(row.image_sha256, row.label) != row.label:
+        label, sampling = labels.get(row.image_sha256, (row.label, row.sampling))
+        if label != row.label:
             conflicts.add(row.image_sha256)
-        labels[row.image_sha256] = row.label
+        labels[row.image_sha256] = (row.label, "random" if "random" in (sampling, row.sampling) else row.sampling)
     return dict(sorted(labels.items())), tuple(sorted(conflicts))
 
 
@@ -148,28 +171,28 @@ def find_extension(data: bytes) -> str:
     return {"jpeg": ".jpg", "tiff": ".tif", "mpo": ".jpg"}.get(image_format, f".{image_format}")
 
 
-def encode_manifest(rows: Sequence[tuple[str, str]]) -> bytes:
-    """Return the CSV ``path,label`` of these rows."""
+def encode_manifest(rows: Sequence[tuple[str, str, str]]) -> bytes:
+    """Return the CSV ``path,label,sampling`` of these rows."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("path", "label"))
+    writer.writerow(("path", "label", "sampling"))
     writer.writerows(rows)
     return buffer.getvalue().encode()
 
 
-def copy_images(labels: dict[str, str], images: Path, into: Path) -> list[tuple[str, str]]:
-    """Copy every labelled image that is still kept into ``into`` and return the manifest's (name, label) rows."""
+def copy_images(labels: dict[str, tuple[str, str]], images: Path, into: Path) -> list[tuple[str, str, str]]:
+    """Copy every labelled image that is still kept into ``into`` and return the manifest's rows."""
     rows = []
-    for sha256, label in labels.items():
+    for sha256, (label, sampling) in labels.items():
         data = read_image(images, sha256)
         if data is not None:
             name = sha256 + find_extension(data)
             (into / name).write_bytes(data)
-            rows.append((name, label))
+            rows.append((name, label, sampling))
     return rows
 
 
-def publish_batch(temporary: Path, rows: list[tuple[str, str]], into: Path) -> Path:
+def publish_batch(temporary: Path, rows: list[tuple[str, str, str]], into: Path) -> Path:
     """Move the filled folder to ``into/<hash of its manifest>``, or drop it if that is there, and return the place."""
     manifest = encode_manifest(rows)
     (temporary / "manifest.csv").write_bytes(manifest)
@@ -201,7 +224,7 @@ def collect_feedback(
         folder = publish_batch(temporary, kept, into) if kept else None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    stems = {Path(name).stem for name, _ in kept}
+    stems = {Path(name).stem for name, *_ in kept}
     missing = tuple(sha256 for sha256 in labels if sha256 not in stems)
     logger.info("feedback collected images=%d conflicts=%d missing=%d", len(kept), len(conflicts), len(missing))
     return FeedbackBatch(folder, len(kept), conflicts, missing)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, Field
 
+from data.corrections import correct_labels
 from data.entries import Entry, IntakeError, Listing, Refusal
 from data.intake import Source, check_sources, fingerprint_listing, list_source
 from data.manifest import write_manifest
@@ -62,7 +63,8 @@ def ingest_sources(
 
     Args:
         sources: In the order in which the manifest lists them.
-        into: Folder for ``manifest.parquet``, ``shards/``, ``quarantine.json`` and ``summary.json``.
+        into: Folder for ``manifest.parquet``, ``shards/``, ``quarantine.json``, ``corrections.json`` (labels changed by
+            what production said of the same image) and ``summary.json``.
         config: Limits.
         progress: Called with (files read, files listed).
 
@@ -76,12 +78,14 @@ def ingest_sources(
     try:
         rows, quarantined = _read_all(sources, listings, temporary, config, progress)
         _check_readable(sources, len(rows), quarantined, config.max_unreadable_share)
+        corrections = correct_labels(rows)
         refused = [asdict(item) for item in quarantined]
         ignored = {source.name: dict(listing.ignored) for source, listing in zip(sources, listings, strict=True)}
         summary = summarise_dataset(rows, refused, ignored)
         write_manifest(temporary, rows)
         write_json(temporary / "quarantine.json", refused)
         write_json(temporary / "summary.json", asdict(summary))
+        write_json(temporary / "corrections.json", [asdict(item) for item in corrections])
         replace_folder(temporary, into)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

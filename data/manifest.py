@@ -12,9 +12,11 @@ from serving.durable import write_bytes
 from serving.quality import QUALITY_NAMES
 
 MANIFEST = "manifest.parquet"
-NULLABLE = {"group", "given_part"}
+NULLABLE = {"group", "given_part", "sampling"}
+LATER = {"sampling"}
+"""Columns that datasets of earlier releases lack; they read as None."""
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("sha256", "path", "source", "label", "group", "given_part")]
+    [(name, pa.string()) for name in ("sha256", "path", "source", "label", "group", "given_part", "sampling")]
     + [("width", pa.int32()), ("height", pa.int32()), ("mode", pa.string()), ("format", pa.string())]
     + [("frames", pa.int32()), ("bytes", pa.int64())]
     + [(f"q_{name}", pa.float32()) for name in QUALITY_NAMES]
@@ -39,7 +41,7 @@ def write_manifest(dataset: Path, rows: list[dict[str, object]]) -> None:
 
 
 def read_manifest(dataset: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return the manifest; a missing ``group`` or ``given_part`` is None.
+    """Return the manifest; a missing ``group``, ``given_part`` or ``sampling`` is None.
 
     Args:
         dataset: The folder that ingest wrote.
@@ -53,6 +55,7 @@ def read_manifest(dataset: Path, columns: Sequence[str] | None = None) -> pd.Dat
     try:
         with pq.ParquetFile(path) as file:  # read_table would take "a=b" in the path for a column
             frame = file.read(columns=wanted).to_pandas()
+            frame = frame.assign(**dict.fromkeys(LATER & set(wanted) - set(frame)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetError(f"{path} does not exist; run the stage ingest first") from error
     except pa.ArrowInvalid as error:

@@ -13,7 +13,7 @@ class Component:
     """Images that share a group or their content.
 
     ``key`` orders components at random yet reproducibly; ``allowed`` are the parts that the source leaves open;
-    ``decided`` is the part it has for ever, or None.
+    ``decided`` is the part it has for ever, or None; ``drawn`` says that they are a random sample of production.
     """
 
     key: str
@@ -21,6 +21,7 @@ class Component:
     labels: Mapping[str, int]
     allowed: tuple[str, ...]
     decided: str | None
+    drawn: bool = False
 
     @property
     def movable(self) -> bool:

@@ -69,6 +69,7 @@ def _measure(entry: Entry, image: bytes, max_pixels: int) -> Row:
         "label": entry.label,
         "group": entry.group,
         "given_part": entry.part,
+        "sampling": entry.sampling,
         "width": decoded.width,
         "height": decoded.height,
         "mode": decoded.mode,

@@ -18,7 +18,9 @@ from serving.durable import write_bytes
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("sha256", "label", "group", "part")
+COLUMNS = ("sha256", "label", "group", "part", "sampling")
+LATER = {"sampling"}
+"""Columns that splits of earlier releases lack; they read as None."""
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
 
@@ -36,6 +38,8 @@ class SplitConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     """Share of the images that no choice ever sees."""
     seed: int = Field(0, ge=0)
     """Another seed is another split of the images that are not decided yet."""
+    random_test_share: float = Field(0.5, gt=0, lt=1)
+    """Share of the randomly drawn production images that judges; images drawn for another reason only train."""
 
     @model_validator(mode="after")
     def _leaves_something_to_learn(self) -> "SplitConfig":
@@ -52,6 +56,12 @@ class SplitConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
         train = 1 - self.validation_share - self.test_share
         return dict(zip(PARTS, (train, self.validation_share, self.test_share), strict=True))
 
+    @property
+    def random_shares(self) -> dict[str, float]:
+        """Share of each part among randomly drawn production images: few of them are to answer for a whole line."""
+        rest = (1 - self.random_test_share) / (1 - self.test_share)
+        return {name: self.random_test_share if name == "test" else share * rest for name, share in self.shares.items()}
+
 
 @dataclass(slots=True)
 class _Image:
@@ -61,13 +71,22 @@ class _Image:
     groups: set[str] = field(default_factory=set)
     allowed: set[tuple[str, ...]] = field(default_factory=set)
     path: str = ""
+    samplings: set[str | None] = field(default_factory=set)
+
+    @property
+    def sampling(self) -> str | None:
+        """How it was drawn; an image that is also part of a set given as a whole counts as that."""
+        known = {name for name in self.samplings if name}
+        return None if None in self.samplings else "random" if known == {"random"} else min(known, default=None)
 
 
 def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: SplitConfig) -> pd.DataFrame:
-    """Return one row per distinct image: ``sha256``, ``label``, ``group`` (or None), ``part``, ordered by ``sha256``.
+    """Return one row per distinct image: ``COLUMNS``, ordered by ``sha256``; no group and no sampling are None.
 
     A part given by a source is respected; of two given parts the second is test and validation comes out of train.
-    The order of the manifest's rows does not matter.
+    Production images that were drawn at random are dealt apart, so that enough of them judge; others from production
+    only train, because a test part of images the champion finds hard is unfair to it. The order of rows does not
+    matter.
 
     Args:
         manifest: As ``read_manifest`` returns it; needs sha256, path, source, label, group, given_part.
@@ -87,7 +106,9 @@ def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: Spl
     problems += [f"frozen images have the part {part!r}, which is none of {', '.join(PARTS)}" for part in unknown]
     components = [] if problems else _make_components(images, frozen, config.seed, problems)
     if not problems:
-        chosen = assign_parts(components, config.shares)
+        drawn = [component for component in components if component.drawn]
+        chosen = assign_parts([component for component in components if not component.drawn], config.shares)
+        chosen |= assign_parts(drawn, config.random_shares)
         parts = {sha: chosen[component.key] for component in components for sha in component.images}
         problems += [f"no image is left for {part}" for part in PARTS if part not in parts.values()]
     if problems:
@@ -96,7 +117,10 @@ def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: Spl
         )
     counts = Counter(parts.values())
     logger.info("split done %s frozen=%d", " ".join(f"{p}={counts[p]}" for p in PARTS), len(parts.keys() & frozen))
-    rows = [(sha, *images[sha].labels, min(images[sha].groups, default=None), parts[sha]) for sha in sorted(parts)]
+    rows = [
+        (sha, *images[sha].labels, min(images[sha].groups, default=None), parts[sha], images[sha].sampling)
+        for sha in sorted(parts)
+    ]
     return pd.DataFrame({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}, dtype=object)
 
 
@@ -114,23 +138,26 @@ def read_split(path: Path) -> pd.DataFrame:
     """
     try:
         with pq.ParquetFile(path) as file:
-            rows = file.read(columns=list(COLUMNS)).to_pydict()
+            rows = file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names]).to_pydict()
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"{path} is missing or cannot be read ({error}); run the stage split again") from error
-    return pd.DataFrame(rows, dtype=object)
+    count = len(next(iter(rows.values()), []))
+    return pd.DataFrame({name: rows.get(name, [None] * count) for name in COLUMNS}, dtype=object)
 
 
 def _read_images(manifest: pd.DataFrame) -> dict[str, _Image]:
     images: dict[str, _Image] = defaultdict(_Image)
-    columns = ("sha256", "path", "source", "label", "group", "given_part")
+    columns = ("sha256", "path", "source", "label", "group", "given_part", "sampling")
+    manifest = manifest.assign(**dict.fromkeys(LATER - set(manifest)))
     rows = list(zip(*(manifest[name].astype(object) for name in columns), strict=True))
     given: dict[str, set[str | None]] = defaultdict(set)
-    for _, _, source, _, _, part in rows:
+    for _, _, source, _, _, part, _ in rows:
         given[source].add(_text(part))
-    for sha256, path, source, label, group, part in rows:
+    for sha256, path, source, label, group, part, sampling in rows:
         image = images[sha256]
         image.labels.add(label)
         image.allowed.add(_open_parts(_text(part), given[source]))
+        image.samplings.add(_text(sampling))
         image.path = min(image.path or path, path)
         if group := _text(group):
             image.groups.add(group)
@@ -163,6 +190,9 @@ def _make_components(
         decided = {frozen[sha] for sha in members if sha in frozen}
         limits = {allowed for sha in members for allowed in images[sha].allowed}
         allowed = tuple(part for part in PARTS if all(part in limit for limit in limits))
+        samplings = {images[sha].sampling for sha in members}
+        if samplings - {None, "random"}:
+            allowed = tuple(part for part in allowed if part == "train")
         name = f"the group {min(groups)!r}" if groups else images[members[0]].path
         if len(decided) > 1:
             problems.append(f"{name} joins images that are in {' and '.join(sorted(decided))} for ever")
@@ -171,7 +201,11 @@ def _make_components(
         overruled += bool(decided) and not decided <= set(allowed)
         labels = dict(sorted(Counter(label for sha in members for label in images[sha].labels).items()))
         key = make_key(groups or members, seed)
-        components.append(Component(key, tuple(members), labels, allowed or PARTS, min(decided, default=None)))
+        components.append(
+            Component(
+                key, tuple(members), labels, allowed or PARTS, min(decided, default=None), samplings == {"random"}
+            )
+        )
     if overruled:
         logger.warning("%d images or groups keep an earlier part although their source now gives another", overruled)
     return components

@@ -1,4 +1,4 @@
-"""Sources that are tables: a CSV or Parquet manifest ``path,label[,group][,split]``. Opens no image."""
+"""Sources that are tables: a CSV or Parquet manifest ``path,label[,group][,split][,sampling]``. Opens no image."""
 
 import csv
 import io
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data.entries import PART_NAMES, Entry, IntakeError, Listing, Refusal, clean_label, make_entry, show_path
+from data.entries import PART_NAMES, SAMPLINGS, Entry, IntakeError, Listing, Refusal, clean_label, make_entry, show_path
 
-COLUMNS = ("path", "label", "group", "split")
+COLUMNS = ("path", "label", "group", "split", "sampling")
 MISSING = frozenset({"", "nan", "<na>"})
 
 Row = tuple[int, dict[str, Any]]
@@ -87,10 +87,12 @@ def _check_header(table: Path, names: list[str]) -> list[str]:
 
 def _list_row(number: int, row: dict[str, Any], root: Path, problems: list[str]) -> Entry | Refusal | None:
     """Return the entry of one row, or None after adding what is wrong with it to ``problems``."""
-    path, label, group, split = (_read_text(row.get(name)) for name in COLUMNS)
+    path, label, group, split, sampling = (_read_text(row.get(name)) for name in COLUMNS)
     found = [f"row {number}: no {name}" for name, value in (("path", path), ("label", label)) if value is None]
     if split is not None and split.lower() not in PART_NAMES:
         found.append(f"row {number}: split {split!r} is none of {', '.join(PART_NAMES)}")
+    if sampling is not None and sampling not in SAMPLINGS:
+        found.append(f"row {number}: sampling {sampling!r} is none of {', '.join(SAMPLINGS)}")
     file = root / path if path else root
     try:
         status = file.stat() if path else None
@@ -104,7 +106,7 @@ def _list_row(number: int, row: dict[str, Any], root: Path, problems: list[str])
     shown = os.path.relpath(file, root) if file.is_relative_to(root) else path
     roots = (root, Path(os.path.realpath(file.parent)))
     part = PART_NAMES[split.lower()] if split else None
-    return make_entry(show_path(shown), file, clean_label(label), group and clean_label(group), part, roots)
+    return make_entry(show_path(shown), file, clean_label(label), group and clean_label(group), part, roots, sampling)
 
 
 def _read_text(value: Any) -> str | None:

@@ -12,12 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
+from serving.labelling import Sampling, has_requests
+
 BUSY_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRow:
-    """One label that came back: for which answer, of which version, and what that had said; ``at`` in Unix seconds."""
+    """One label that came back: for which answer, of which version, and what that had said; ``at`` in Unix seconds.
+
+    ``sampling`` says how the image was chosen for labelling; ``asked_at`` when it was asked for, None if nobody had.
+    """
 
     id: str
     label: str
@@ -25,6 +30,8 @@ class FeedbackRow:
     image_sha256: str
     version: str
     predicted: str
+    sampling: Sampling = "volunteered"
+    asked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +104,17 @@ def read_window(
 
 def read_feedback(path: Path, version: str | None = None, since: float | None = None) -> list[FeedbackRow]:
     """Return the latest label of every answer that got one, in the order they came back."""
-    query = (
-        "SELECT f.id, f.label, f.at, p.image_sha256, p.version, p.label FROM feedback f JOIN predictions p USING (id)"
-        " WHERE f.number = (SELECT max(number) FROM feedback WHERE id = f.id)"
-        " AND (?1 IS NULL OR p.version = ?1) AND (?2 IS NULL OR f.at >= ?2) ORDER BY f.number"
-    )
     with _reading(path) as connection:
         if connection is None:
             return []
+        asked = has_requests(connection)
+        chosen = "coalesce(r.why, 'volunteered'), r.at" if asked else "'volunteered', NULL"
+        query = (
+            f"SELECT f.id, f.label, f.at, p.image_sha256, p.version, p.label, {chosen}"
+            f" FROM feedback f JOIN predictions p USING (id) {'LEFT JOIN requests r USING (id)' if asked else ''}"
+            " WHERE f.number = (SELECT max(number) FROM feedback WHERE id = f.id)"
+            " AND (?1 IS NULL OR p.version = ?1) AND (?2 IS NULL OR f.at >= ?2) ORDER BY f.number"
+        )
         return [FeedbackRow(*row) for row in connection.execute(query, (version, since))]
 
 

@@ -16,6 +16,8 @@ class RetrainConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
 
     min_labels: int = Field(100, ge=1)
     """New labelled production images that a retraining needs."""
+    max_request: int = Field(200, ge=1)
+    """Random labels asked for at once to settle an undecided challenger; it is judged again when they are there."""
     cool_down_s: float = Field(3600.0, ge=0)
     """Least time between two calls for a retraining of the same version, in seconds."""
 

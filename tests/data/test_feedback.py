@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.feedback import choose_for_labelling, collect_feedback
 from data.intake import scan_source
+from data.tables import list_table
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Answers:
     embeddings: np.ndarray
     image_sha256: list[str]
 
+    @property
+    def at(self) -> np.ndarray:
+        return np.arange(len(self.ids), dtype=float)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,6 +35,7 @@ class Row:
     id: str
     label: str
     image_sha256: str
+    sampling: str = "volunteered"
 
 
 def make_window(n: int, seed: int = 0) -> Answers:
@@ -84,6 +90,20 @@ def test_images_that_have_a_label_are_not_asked_for_again() -> None:
     assert sorted(identity for identity, _ in chosen) == sorted(f"p{index}" for index in range(15, 20))
 
 
+def test_a_later_draw_takes_only_what_came_after_the_earlier_one() -> None:
+    chosen = choose_for_labelling(make_window(100), 30, seed=0, random_share=1.0, drawn_after=79.0)
+    assert sorted(int(identity[1:]) for identity, _ in chosen) == list(range(80, 100))
+    assert {why for _, why in chosen} == {"random"}
+
+
+def test_how_an_image_was_drawn_travels_with_its_label(tmp_path: Path) -> None:
+    first, second = keep_image(tmp_path / "images", 10), keep_image(tmp_path / "images", 20)
+    rows = [Row("a", "dent", first, "random"), Row("b", "rust", second, "uncertain"), Row("c", "rust", first)]
+    batch = collect_feedback(rows, tmp_path / "images", tmp_path / "into")
+    listed = {entry.file.stem: entry.sampling for entry in list_table(batch.folder / "manifest.csv").entries}
+    assert listed == {first: "random", second: "uncertain"}
+
+
 @pytest.mark.parametrize(("n", "wanted"), [(0, 5), (3, 10), (5, 0), (1, 1)])
 def test_small_windows_give_what_they_have(n: int, wanted: int) -> None:
     assert len(choose_for_labelling(make_window(n), wanted, seed=0)) == min(n, wanted)
@@ -112,7 +132,7 @@ def test_the_last_label_of_an_image_wins_and_the_conflict_is_named(tmp_path: Pat
     rows = [Row("a", "dent", image), Row("b", "rust", image)]
     batch = collect_feedback(rows, tmp_path / "images", tmp_path / "into")
     assert batch.conflicts == (image,)
-    assert (batch.folder / "manifest.csv").read_text() == f"path,label\n{image}.png,rust\n"
+    assert (batch.folder / "manifest.csv").read_text() == f"path,label,sampling\n{image}.png,rust,volunteered\n"
 
 
 def test_equal_labels_lead_to_the_same_unchanged_folder_in_any_order(tmp_path: Path) -> None:

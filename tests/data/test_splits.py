@@ -48,7 +48,7 @@ def test_every_class_meets_its_shares():
 
 def test_rows_are_ordered_by_hash_and_hold_each_content_once():
     split = split_dataset(make_manifest([*make_classes(cat=20, dog=20), ("cat0", "cat", "lot")]), {}, CONFIG)
-    assert list(split.columns) == ["sha256", "label", "group", "part"]
+    assert list(split.columns) == ["sha256", "label", "group", "part", "sampling"]
     assert list(split["sha256"]) == sorted(set(split["sha256"]))
     assert list(split[split["sha256"] == hash_of("cat0")]["group"]) == ["lot"]
     assert split["group"].isna().sum() == 39
