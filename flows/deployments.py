@@ -14,7 +14,7 @@ from flows.retrain import retrain
 from flows.train import train
 from flows.watch import watch
 from tasks.params import load_params
-from tasks.watch import EVENT, resource_of
+from tasks.watch import CALLS_A_FLOW, EVENT, resource_of
 from tasks.workspace import Workspace
 
 # A second run would only judge the same window or train on the same labels: it is cancelled, not queued.
@@ -28,7 +28,7 @@ def build_deployments(home: Workspace) -> list:
     on_drift = DeploymentEventTrigger(
         name=f"retrain-{home.root.name}",
         expect={EVENT},
-        match={"prefect.resource.id": resource_of(home), "regraft.action": "retrain"},
+        match={"prefect.resource.id": resource_of(home), "regraft.action": list(CALLS_A_FLOW)},
         threshold=1,
         within=timedelta(seconds=0),
         parameters=workspace,

@@ -1,8 +1,9 @@
 """A simulated plant for the demo: its line makes images, a camera client sends them, an inspector knows the truth."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,14 @@ import numpy as np
 
 from data.steel import LABELS, SteelLine, encode_image, render_image
 
+PAUSE_S = 0.1
+"""Between two looks at the endpoint."""
 FIRST_SEED = 1_000_000
 """Production images are rendered with seeds far from those of the training folder."""
+
+
+class EndpointError(RuntimeError):
+    """The endpoint will not answer with the version that is waited for; the message says why."""
 
 
 @dataclass
@@ -24,6 +31,8 @@ class Plant:
     seed: int = FIRST_SEED
     truth: dict[str, str] = field(default_factory=dict)
     """The inspector's label of each prediction id."""
+    is_running: Callable[[], bool] = lambda: True
+    """Whether the process of the endpoint lives; nothing waits for one that has ended."""
 
     def send(self, per_class: int) -> float:
         """Send ``per_class`` new images of each class and return the share that was named rightly."""
@@ -48,9 +57,29 @@ class Plant:
                 ).raise_for_status()
         return len(queue)
 
-    def read_version(self) -> str:
-        """Return the version that answers."""
-        return str(httpx.get(f"{self.endpoint}/version", timeout=10).json()["version"])
+    def await_version(self, version: str) -> str:
+        """Return ``version`` once it answers; as long as the endpoint lives it is waited for.
+
+        Raises:
+            EndpointError: If the endpoint ended, or refused that version.
+        """
+        while True:
+            if not self.is_running():
+                raise EndpointError(f"the endpoint {self.endpoint} ended before {version} answered")
+            with suppress(httpx.HTTPError):
+                about = httpx.get(f"{self.endpoint}/version", timeout=10, trust_env=False).json()
+                if about["version"] == version and about["ready"]:
+                    return version
+                refused = about.get("refused", {})
+                if refused.get("version") == version:
+                    raise EndpointError(f"the endpoint refused {version}: {refused['reason']}")
+            time.sleep(PAUSE_S)
+
+    def await_traffic(self, counts: dict[str, int], more: int = 2) -> None:
+        """Return once ``traffic`` has sent ``more`` requests."""
+        wanted = counts["requests"] + more
+        while counts["requests"] < wanted and self.is_running():
+            time.sleep(PAUSE_S)
 
     @contextmanager
     def traffic(self, pause_s: float = 0.5) -> Iterator[dict[str, int]]:

@@ -4,15 +4,16 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.train import make_version
+from flows.train import judge_version, make_version
 from tasks.collect import RetrainReport, collect
+from tasks.settle import find_unsettled
 from tasks.turns import take_turn
 from tasks.workspace import open_workspace
 
 
 @flow(name="retrain", flow_run_name="retrain")
 def retrain(workspace: Path, force: bool = False) -> RetrainReport:
-    """Add the labelled production images to the sources and make a challenger, if there are enough new labels.
+    """Judge the challenger that waits for a verdict, or make a new one from the labels that have come.
 
     Args:
         workspace: A folder made by ``regraft init``.
@@ -20,6 +21,9 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
     """
     home = open_workspace(workspace)
     with take_turn(home, "make"):
+        waiting = find_unsettled(home)
+        if waiting is not None:
+            return RetrainReport(None, judge_version(home, waiting, "retrain"))
         batch = collect(home, force=force)
         if not batch.sufficient:
             return RetrainReport(batch, None)

@@ -1,5 +1,6 @@
 """START HERE. From a folder of images to the version that answers: what happens, in the order in which it happens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow
@@ -9,6 +10,7 @@ from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.finetune import finetune
 from tasks.gate import gate
+from tasks.graph import StageRun
 from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
 from tasks.promote import promote
@@ -46,10 +48,14 @@ def make_version(home: Workspace, by: str) -> TrainReport:
     stages = [ingest(home), validate(home), split(home)]
     recall(home)
     stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
-    version = register(home)
-    verdict = gate(home, version)
-    decision = promote(home, version, verdict, by)
-    report = summarize(home, by, version, decision, verdict, stages)
+    report = judge_version(home, register(home), by, stages)
     remember(home)
     push(home)
     return report
+
+
+def judge_version(home: Workspace, version: str, by: str, stages: Sequence[StageRun] = ()) -> TrainReport:
+    """Ask the gate about a registered version and do what it says."""
+    verdict = gate(home, version)
+    decision = promote(home, version, verdict, by)
+    return summarize(home, by, version, decision, verdict, list(stages))

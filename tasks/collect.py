@@ -6,6 +6,7 @@ from typing import Any
 from data.feedback import collect_feedback
 from data.intake import read_intake
 from data.manifest import read_manifest
+from data.tables import list_table
 from serving.windows import FeedbackRow, read_feedback
 from tasks.intake import ORIGIN, add_batch
 from tasks.params import load_params
@@ -27,9 +28,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class RetrainReport:
-    """The outcome of a retraining; ``made`` is None when there were too few labels to learn from."""
+    """The outcome of a retraining; ``made`` is None when there were too few labels to learn from.
 
-    batch: Batch
+    ``batch`` is None when nothing was learned: a challenger that waited for its verdict was judged.
+    """
+
+    batch: Batch | None
     made: TrainReport | None
 
     @property
@@ -39,7 +43,7 @@ class RetrainReport:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able view."""
         made = self.made.to_json() if self.made else {}
-        return {**made, "decision": self.decision, "batch": asdict(self.batch)}
+        return {**made, "decision": self.decision, "batch": asdict(self.batch) if self.batch else None}
 
 
 @step
@@ -63,19 +67,33 @@ def _refuse(fresh: int, needed: int, lost: str) -> Batch:
 
 
 def read_fresh_labels(home: Workspace, since: float | None = None) -> list[FeedbackRow]:
-    """Return the labels of production images that no version has learned from, in the order they came back.
+    """Return the labels of production images that no version has learned yet, in the order they came back.
 
-    Images of the origin are left out too: a label that contradicts the user's own would stop every later run.
+    A label that says something else than what was learned of the same image is a correction, and fresh; so is one that
+    contradicts the folder that the user gave.
 
     Args:
         home: The workspace.
         since: Only labels given at or after this time, in seconds since the epoch.
     """
-    learned = {path.stem for name in learned_batches(home) for path in (home.feedback / name).glob("*")}
+    learned = _read_learned(home)
+    return [row for row in read_feedback(home.predictions, since=since) if learned.get(row.image_sha256) != row.label]
+
+
+def _read_learned(home: Workspace) -> dict[str, str]:
+    """Return content hash -> label of every image that a version was made with.
+
+    What the data set says counts most: in it a correction has overruled what an older batch said.
+    """
+    batches, learned = learned_batches(home), {}
+    for manifest in (home.feedback / name / "manifest.csv" for name in sorted(batches)):
+        if manifest.exists():
+            learned |= {entry.file.stem: entry.label for entry in list_table(manifest).entries}
     if (home.dataset / "manifest.parquet").exists():
-        manifest = read_manifest(home.dataset, ["sha256", "source"])
-        learned |= set(manifest.loc[manifest["source"] == ORIGIN, "sha256"])
-    return [row for row in read_feedback(home.predictions, since=since) if row.image_sha256 not in learned]
+        rows = read_manifest(home.dataset, ["sha256", "source", "label"])
+        held = rows[rows["source"].isin(batches | {ORIGIN})]
+        learned |= dict(zip(held["sha256"], held["label"], strict=True))
+    return learned
 
 
 def learned_batches(home: Workspace) -> set[str]:

@@ -1,45 +1,78 @@
-"""Step ``gate``: champion and challenger on the same frozen test images, then the verdict."""
+"""Step ``gate``: champion and challenger on the images that may judge, then the verdict, written down."""
 
-from collections.abc import Mapping
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from data.loading import load_pixels
-from models.gate import GateVerdict, compare_versions, judge_first
+from models.gate import GateConfig, GateVerdict, Sample, compare_versions, judge_first
 from serving.bundle import open_bundle
+from serving.journal import JournalEntry
 from serving.registry import Registry
-from serving.runtime import ModelHandle
+from tasks.judgements import Judgement, count_judged, find_look, record_judgement
 from tasks.params import load_params
-from tasks.pixels import Part, read_part
-from tasks.progress import show_progress
+from tasks.samples import JudgingSample, answer_sample, gather_sample
 from tasks.step import step
 from tasks.workspace import Workspace
 
 
 @step
 def gate(home: Workspace, version: str) -> GateVerdict:
-    """Say whether ``version`` may answer in the champion's place."""
+    """Say whether ``version`` may answer in the champion's place, and write the judgement down."""
     registry = Registry(home.models_store)
     config = load_params(home.params).gate
     champion = registry.pointer().champion
-    test = read_part(home, "test")
-    challenger_correct = judge_version(home, version, test)
-    if champion == version:  # promoted already, perhaps by name: its certificate was known then
-        return judge_first(challenger_correct, test.targets, config)
-    certificate = open_bundle(home.models_store / "versions" / version, verify=False).info.certificate
+    if champion == version:  # promoted already, perhaps by name: it is described again, not judged against itself
+        champion = None
+    sample = gather_sample(home, champion)
+    verdict = _judge(home, version, champion, sample, config)
+    verdict = _respect_history(home, registry, version, champion, verdict)
+    verdict = replace(verdict, judged_before=count_judged(home, version))
+    _write_down(home, version, champion, sample, config, verdict)
+    return verdict
+
+
+def _judge(
+    home: Workspace, version: str, champion: str | None, sample: JudgingSample, config: GateConfig
+) -> GateVerdict:
+    right = answer_sample(home, version, sample)
     if champion is None:
-        return respect_certificate(judge_first(challenger_correct, test.targets, config), certificate, version)
-    known = set(pd.read_csv(home.frozen, dtype=str)["sha256"])
-    old = np.array([sha256 in known for sha256 in test.sha256s])
-    slices = {"old": old, "new": ~old} if old.any() and not old.all() else {}
-    verdict = compare_versions(judge_version(home, champion, test), challenger_correct, slices, config)
-    if was_rolled_back(registry, version):
-        reason = f"{version} was rolled back; bring it back by name: regraft promote {version}"
-        return replace(verdict, decision="keep", reason=reason)
-    return respect_certificate(verdict, certificate, version)
+        return judge_first(right, sample.labels, sample.groups, config)
+    whole = Sample(answer_sample(home, champion, sample), right, sample.labels, sample.groups)
+    parts: dict[str, Sample] = {}
+    if sample.present.any():
+        parts["present"] = whole.take(sample.present)
+    if sample.old.any() and not sample.old.all():
+        parts["old"] = whole.take(sample.old)
+    look = find_look(home, version, champion, hash_sample(sample, config))
+    return compare_versions(whole, **parts, look=look, config=config)
+
+
+def hash_sample(sample: JudgingSample, config: GateConfig) -> str:
+    """Return what tells one judgement's images, labels and settings from another's, 16 hex digits."""
+    told = "\n".join(f"{sha256} {label}" for sha256, label in zip(sample.sha256s, sample.labels, strict=True))
+    return hashlib.sha256(f"{config.model_dump_json()}\n{told}".encode()).hexdigest()[:16]
+
+
+def _respect_history(
+    home: Workspace, registry: Registry, version: str, champion: str | None, verdict: GateVerdict
+) -> GateVerdict:
+    """Return the verdict after what is known of the version beside its answers: a rollback, its certificate, labels."""
+    by_name = f"regraft promote {version}"
+    info = open_bundle(home.models_store / "versions" / version, verify=False).info
+    if champion is not None:
+        known = open_bundle(home.models_store / "versions" / champion, verify=False).info.labels
+        verdict = replace(verdict, lost_labels=tuple(sorted(set(known) - set(info.labels))))
+    if verdict.lost_labels:
+        lost = ", ".join(verdict.lost_labels)
+        verdict = replace(verdict, reason=f"{verdict.reason}; it no longer names {lost}, as was allowed")
+    if champion is not None and version in find_rolled_back(registry.journal()):
+        reason = f"{version} was rolled back by hand; bring it back by name: {by_name}"
+        return replace(verdict, decision="keep", reason=reason, needed=None)
+    if registry.pointer().champion == version:  # its certificate was known when it was promoted
+        return verdict
+    return respect_certificate(verdict, info.certificate, version)
 
 
 def respect_certificate(verdict: GateVerdict, certificate: Mapping[str, Any] | None, version: str) -> GateVerdict:
@@ -53,23 +86,42 @@ def respect_certificate(verdict: GateVerdict, certificate: Mapping[str, Any] | N
     return replace(verdict, decision="keep", reason=reason, needed=None)
 
 
-def was_rolled_back(registry: Registry, version: str) -> bool:
-    """Say whether the last change of the pointer took the answer away from ``version``: a rerun must not undo that."""
-    entries = registry.journal()
-    return bool(entries) and entries[-1].action == "rollback" and registry.pointer().previous == version
+def find_rolled_back(entries: Sequence[JournalEntry]) -> set[str]:
+    """Return the versions that a rollback took the answer from and that nobody has brought back since.
 
-
-def judge_version(home: Workspace, version: str, test: Part, batch: int = 32) -> np.ndarray:
-    """Return for each test image whether the registered version names its label, bool ``(N,)``.
-
-    The answers come from the ONNX model that would be served, through its own preprocessing.
+    A person's no outlives every rerun: the whole journal is replayed, whatever automation wrote after it.
     """
-    handle = ModelHandle.open(home.models_store / "versions" / version)
-    pixels = load_pixels(home.dataset, test.sha256s, handle.info.preprocess, home.cache)
-    named: list[str] = []
-    with show_progress(f"judging {version}") as progress:
-        for start in range(0, len(pixels), batch):
-            answers = handle.predict(np.ascontiguousarray(pixels[start : start + batch])).probabilities
-            named += [handle.info.labels[index] for index in answers.argmax(axis=1)]
-            progress(len(named), len(pixels))
-    return np.array(named) == test.rows["label"].to_numpy()
+    champion: str | None = None
+    refused: set[str] = set()
+    for entry in entries:
+        if entry.action == "rollback" and champion is not None:
+            refused.add(champion)
+        if entry.action in ("promote", "rollback"):
+            champion = entry.version
+            refused.discard(entry.version)
+    return refused
+
+
+def _write_down(
+    home: Workspace,
+    version: str,
+    champion: str | None,
+    sample: JudgingSample,
+    config: GateConfig,
+    verdict: GateVerdict,
+) -> None:
+    record_judgement(
+        home,
+        Judgement(
+            version=version,
+            champion=champion,
+            at=time.time(),
+            look=verdict.look,
+            decision=verdict.decision,
+            reason=verdict.reason,
+            n=verdict.n,
+            extra=len(sample.extra),
+            needed=verdict.needed,
+            sample=hash_sample(sample, config),
+        ),
+    )

@@ -50,7 +50,7 @@ def summarize(
         decision=decision,
         reason=gate.reason,
         backbone=info.backbone["name"],
-        metrics=json.loads((home.evaluation / "metrics.json").read_text()),
+        metrics=dict(info.metrics),
         parity=dict(info.parity),
         gate=gate.to_json(),
         certificate=dict(info.certificate or {}),

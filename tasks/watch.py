@@ -1,7 +1,6 @@
 """Steps of the watch: judge the latest window, decide what to do, tell Prefect."""
 
 import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -9,13 +8,17 @@ from typing import Any, Literal
 from data.drift.alarm import Alarm
 from data.drift.reference import read_reference
 from data.drift.verdict import DriftVerdict, judge_window
-from data.feedback import choose_for_labelling
+from data.feedback import choose_for_labelling, read_image
 from serving.bundle import open_bundle
-from serving.durable import write_json
+from serving.labelling import LabelRequest, ask_for_labels, read_requests
 from serving.registry import Registry
 from serving.windows import read_window
+from tasks.alarms import read_alarm, write_alarm
 from tasks.collect import read_fresh_labels
-from tasks.params import load_params
+from tasks.judgements import Judgement, find_undecided
+from tasks.params import Params, load_params
+from tasks.samples import read_unlearned
+from tasks.settle import count_wanted, find_unjudged
 from tasks.step import inside_flow_run, step
 from tasks.workspace import Workspace, WorkspaceError
 
@@ -23,15 +26,22 @@ EVENT = "regraft.drift"
 REPEATS = 10
 """A window is looked for among this many times as many answers, because repeated images count once."""
 
+Action = Literal["none", "label", "retrain", "judge"]
+CALLS_A_FLOW = ("retrain", "judge")
+"""Actions that the retrain flow answers: with a new version, or by judging the challenger that waits."""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchReport:
-    """One look at production: the verdict, the alarm if one is open, and what is to be done now."""
+    """One look at production: the verdict, the alarm if one is open, and what is to be done now.
+
+    ``queue`` lists the answers whose labels are wanted now, each with its ``id`` and ``why``.
+    """
 
     version: str
     verdict: dict[str, Any]
     alarm: dict[str, Any]
-    action: Literal["none", "label", "retrain"]
+    action: Action
     reason: str
     labels: int
     labels_wanted: int
@@ -66,33 +76,99 @@ def judge_traffic(home: Workspace) -> DriftVerdict:
 
 @step
 def decide_action(home: Workspace, verdict: DriftVerdict) -> WatchReport:
-    """Say what an open alarm asks for: labels first; with enough of them a retraining, unless one was just called."""
+    """Say what is wanted: labels first; with enough of them a retraining, or the judging of a challenger that waits."""
     champion, params = find_champion(home), load_params(home.params)
     alarm = read_alarm(home, champion)
-    labelled = {row.image_sha256 for row in read_fresh_labels(home, since=alarm.opened_at)}
-    wanted = params.retrain.min_labels
-    action, reason = alarm.decide(len(labelled), wanted, time.time(), params.retrain.cool_down_s)
-    queue = []
-    if action == "label":
-        window = read_window(home.predictions, version=champion, limit=REPEATS * params.watch.window)
-        window = window.keep_distinct(max(params.watch.window, wanted))
-        chosen = choose_for_labelling(window, wanted - len(labelled), seed=0, labelled=labelled)
-        queue = [{"id": identity, "why": why} for identity, why in chosen]
+    waiting = find_undecided(home, Registry(home.models_store).pointer().challenger, champion)
+    if unjudged := find_unjudged(home):
+        reason = f"{unjudged} was made and never judged: a run was interrupted. Judge it: regraft retrain"
+        action, labels, wanted, queue = "judge", 0, 0, []
+    elif alarm.is_open and waiting is not None:
+        action, reason, labels, wanted, queue = _settle_challenger(home, champion, alarm, waiting, params)
+    else:
+        action, reason, labels, wanted, queue = _answer_alarm(home, champion, alarm, params)
     return WatchReport(
         version=champion,
         verdict=verdict.to_json(),
         alarm=alarm.to_json(),
         action=action,
         reason=reason,
-        labels=len(labelled),
+        labels=labels,
         labels_wanted=wanted,
-        queue=queue,
+        queue=[{"id": identity, "why": why} for identity, why in queue],
     )
+
+
+Decided = tuple[Action, str, int, int, list[tuple[str, str]]]
+"""Action, reason, labels that are there, labels wanted in all, queue of (prediction id, why)."""
+
+
+def _answer_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) -> Decided:
+    """Decide while no challenger waits: collect labels, then call for a retraining."""
+    labelled = {row.image_sha256 for row in read_fresh_labels(home, since=alarm.opened_at)}
+    wanted = params.retrain.min_labels
+    action, reason = alarm.decide(len(labelled), wanted, time.time(), params.retrain.cool_down_s)
+    queue = []
+    if action == "label":
+        queue = _fill_queue(home, champion, alarm, wanted - len(labelled), labelled, params, random_share=0.5)
+    return action, reason, len(labelled), wanted, queue
+
+
+def _settle_challenger(home: Workspace, champion: str, alarm: Alarm, waiting: Judgement, params: Params) -> Decided:
+    """Decide while an undecided challenger waits: random labels only, then it is judged again without a training."""
+    drawn = read_unlearned(home, champion)
+    wanted = count_wanted(waiting, params.retrain)
+    name = waiting.version[:12]
+    if len(drawn) >= wanted:
+        return "judge", f"{len(drawn)} random labels are enough to judge {name} again", len(drawn), wanted, []
+    missing = wanted - len(drawn)
+    reason = f"{name} waits for a verdict: {waiting.reason}. Label {missing} more images, drawn at random."
+    queue = _fill_queue(home, champion, alarm, missing, set(drawn), params, random_share=1.0)
+    return "label", reason, len(drawn), wanted, queue
+
+
+def _fill_queue(
+    home: Workspace,
+    champion: str,
+    alarm: Alarm,
+    count: int,
+    labelled: set[str],
+    params: Params,
+    *,
+    random_share: float,
+) -> list[tuple[str, str]]:
+    """Return ``count`` answers to label: those asked for and not labelled yet first, then new ones, recorded as asked.
+
+    What was drawn at random once stays wanted: a sample that is drawn anew at each look is the sample of those who
+    answer quickly.
+    """
+    asked = read_requests(home.predictions, champion, since=alarm.opened_at)
+    waiting = [one for one in asked if not one.labelled and (random_share < 1 or one.why == "random")]
+    kept = [one for one in waiting if read_image(home.images, one.image_sha256) is not None]
+    queue: list[tuple[str, str]] = [(one.id, one.why) for one in kept[:count]]
+    if len(queue) < count:
+        limit = max(params.watch.window, params.retrain.min_labels, count)
+        window = read_window(home.predictions, version=champion, limit=REPEATS * limit)
+        fresh = choose_for_labelling(
+            window.keep_distinct(limit),
+            count - len(queue),
+            seed=len(asked),
+            labelled=labelled | {one.image_sha256 for one in asked},
+            random_share=random_share,
+            drawn_after=_last_answer(asked),
+        )
+        ask_for_labels(home.predictions, fresh)
+        queue += fresh
+    return queue
+
+
+def _last_answer(asked: list[LabelRequest]) -> float | None:
+    return max((one.answered_at for one in asked), default=None)
 
 
 @step
 def announce_drift(home: Workspace, report: WatchReport) -> None:
-    """Emit the drift event; its action decides whether a retraining answers it. Without a server nothing is sent."""
+    """Emit the drift event; its action decides whether a flow answers it. Without a server nothing is sent."""
     if not inside_flow_run():
         return
     from prefect.artifacts import create_markdown_artifact
@@ -116,18 +192,3 @@ def find_champion(home: Workspace) -> str:
     if champion is None:
         raise WorkspaceError(f"{home.root} has no champion to watch; make one with: regraft train --data DIR")
     return champion
-
-
-def read_alarm(home: Workspace, version: str) -> Alarm:
-    """Return the state of the alarm of ``version``; each has its own, so that a rollback finds it again."""
-    return Alarm(**_read_alarms(home).get(version, {}))
-
-
-def write_alarm(home: Workspace, version: str, alarm: Alarm) -> None:
-    """Keep the state of the alarm of ``version`` for the next look."""
-    write_json(home.state / "alarms.json", _read_alarms(home) | {version: alarm.to_json()})
-
-
-def _read_alarms(home: Workspace) -> dict[str, Any]:
-    path = home.state / "alarms.json"
-    return json.loads(path.read_text()) if path.exists() else {}

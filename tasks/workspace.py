@@ -118,6 +118,11 @@ class Workspace:
         return self.models_store / "lineage"
 
     @property
+    def judgements(self) -> Path:
+        """Every verdict of the gate, a line each."""
+        return self.models_store / "judgements.jsonl"
+
+    @property
     def state(self) -> Path:
         return self.root / ".regraft"
 

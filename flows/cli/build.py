@@ -102,7 +102,9 @@ def retrain(
     answer(
         report.to_json(),
         as_json,
-        _describe(report.made, workspace) if report.made else f"not retrained: {report.batch.reason}",
+        _describe(report.made, workspace)
+        if report.made
+        else f"not retrained: {report.batch.reason if report.batch else report.decision}",
     )
     if report.decision != "promoted":
         raise typer.Exit(3)

@@ -21,8 +21,19 @@ BAD_INPUT = {
     "RegistryError",
     "WorkspaceError",
 }
-SAID_NO = {"DataValidationError", "ParityError"}
-SPEAKS_FOR_ITSELF = {"AskError", "DemoFailed", "DeviceError", "ServiceStartError", "StackError", "WorkspaceBusy"}
+SAID_NO = {"DataValidationError", "DemoRefused", "ParityError"}
+SPEAKS_FOR_ITSELF = {
+    "AskError",
+    "DemoFailed",
+    "DeviceError",
+    "EndpointError",
+    "FlowRunFailed",
+    "FollowError",
+    "LoopStuck",
+    "ServiceStartError",
+    "StackError",
+    "WorkspaceBusy",
+}
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
-    "content", "duration", "graph", "intake", "params", "pixels", "progress", "provenance", "repository", "runs",
-    "step", "summary", "turns", "workspace",
+    "alarms", "content", "duration", "graph", "intake", "judgements", "params", "pixels", "progress", "provenance",
+    "repository", "runs", "samples", "settle", "step", "summary", "turns", "workspace",
 }  # fmt: skip
 
 

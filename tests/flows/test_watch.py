@@ -1,6 +1,9 @@
 """The watch on logged production: labels first, then a call for a retraining, and what a retraining may learn from."""
 
+import hashlib
 import io
+import json
+import shutil
 import time
 from pathlib import Path
 
@@ -8,16 +11,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.manifest import read_manifest
+from data.splits import read_split
 from data.steel import DRIFTED, LABELS, SteelLine, encode_image, render_image
+from data.tables import list_table
+from flows.retrain import retrain
+from serving.bundle import BundleDraft, open_bundle, seal_bundle
 from serving.images import ImageStore
+from serving.labelling import read_requests
 from serving.predictions import PredictionLog, PredictionRecord
 from serving.preprocess import load_input
 from serving.quality import measure_quality
 from serving.registry import Registry
 from serving.runtime import ModelHandle
+from tasks.alarms import read_alarm, write_alarm
 from tasks.collect import collect, learned_batches, read_fresh_labels
+from tasks.gate import gate
+from tasks.ingest import ingest
+from tasks.params import set_params
+from tasks.promote import promote
+from tasks.samples import gather_sample
+from tasks.settle import find_unjudged, find_unsettled
+from tasks.split import split
 from tasks.turns import WorkspaceBusy, take_turn
-from tasks.watch import decide_action, judge_traffic, read_alarm, write_alarm
+from tasks.watch import decide_action, judge_traffic
 from tasks.workspace import Workspace
 
 ENOUGH = 60
@@ -132,14 +149,114 @@ def test_a_batch_is_fresh_until_a_version_was_made_with_it(production: Productio
     assert not collect(home).sufficient
 
 
-def test_a_label_that_contradicts_the_users_own_is_left_out(production: Production, copied) -> None:
+def test_a_corrected_label_of_a_learned_image_is_fresh_and_a_confirmed_one_is_not(
+    production: Production, copied
+) -> None:
     home = production.home
-    image = sorted((copied.images / "scratches").iterdir())[0].read_bytes()
+    image, other = (path.read_bytes() for path in sorted((copied.images / "scratches").iterdir())[:2])
     log = PredictionLog(home.predictions)
-    production.truth[production.log(log, image, "known")] = "patches"
+    production.truth[production.log(log, image, "wrong")] = "patches"
+    production.truth[production.log(log, other, "right")] = "scratches"
     log.close()
-    production.inspect(["known"])
-    assert read_fresh_labels(home) == []
+    production.inspect(["wrong", "right"])
+    assert [(row.id, row.label) for row in read_fresh_labels(home)] == [("wrong", "patches")]
+    assert collect(home, force=True).sufficient
+    ingest.run(home)
+    manifest = read_manifest(home.dataset).set_index("sha256")
+    assert set(manifest.loc[hashlib.sha256(image).hexdigest(), "label"]) == {"patches"}
+    told = json.loads((home.dataset / "corrections.json").read_text())
+    assert [(one["was"], one["now"]) for one in told] == [("scratches", "patches")]
+
+
+def make_twin(home: Workspace, folder: Path) -> str:
+    """Register a version that answers like the champion and is another one, and return it."""
+    shutil.copytree(home.bundle, folder)
+    (folder / "bundle.json").unlink()
+    draft = open_bundle(home.bundle).info.model_dump(include=set(BundleDraft.model_fields)) | {"name": "twin"}
+    seal_bundle(folder, draft)
+    return Registry(home.models_store).register(folder)
+
+
+def test_only_what_was_drawn_at_random_speaks_for_the_present_line(production: Production) -> None:
+    home = production.home
+    production.send(DRIFTED, 120, seed=20_000)
+    asked = look(home)
+    assert {row["why"] for row in asked.queue} == {"random", "uncertain"}
+    assert [row["id"] for row in look(home).queue] == [row["id"] for row in asked.queue]  # what is wanted stays wanted
+    production.inspect([row["id"] for row in asked.queue])
+    batch = collect(home)
+    listed = list_table(Path(str(batch.path)) / "manifest.csv").entries
+    drawn = {row["id"] for row in asked.queue if row["why"] == "random"}
+    assert sum(entry.sampling == "random" for entry in listed) == len(drawn) == ENOUGH // 2
+    ingest.run(home)
+    split.run(home)
+    parts = read_split(home.split)
+    test = parts[(parts["part"] == "test") & parts["sampling"].notna()]
+    assert set(test["sampling"]) == {"random"}
+    assert len(test) >= ENOUGH // 6
+    sample = gather_sample(home, production.version)
+    assert set(np.array(sample.sha256s)[sample.present]) == set(test["sha256"])
+    assert not np.any(sample.present & sample.old)
+
+
+def test_an_undecided_challenger_asks_for_random_labels_and_is_judged_again(
+    production: Production, tmp_path: Path
+) -> None:
+    home = production.home
+    set_params(home.params, {"retrain.max_request": 20})
+    production.send(DRIFTED, 120, seed=30_000)
+    production.inspect([row["id"] for row in look(home).queue])
+    twin = make_twin(home, tmp_path / "twin")
+    verdict = gate(home, twin)
+    assert (verdict.decision, verdict.questions[0].asked, verdict.n) == ("undecided", "present line", ENOUGH // 2)
+    assert promote(home, twin, verdict, "test") == "kept champion"
+    assert gate(home, twin).look == 1  # the same images once more are no further look
+    production.send(DRIFTED, 40, seed=31_000)
+    asked = look(home)
+    assert (asked.action, len(asked.queue), {row["why"] for row in asked.queue}) == ("label", 20, {"random"})
+    assert twin[:12] in asked.reason
+    late = {row.id for row in read_requests(home.predictions, production.version)[-20:]}
+    assert all(identity.startswith("31000-") for identity in late)  # what the first choice left over is no sample
+    assert find_unsettled(home) is None
+    production.inspect([row["id"] for row in asked.queue])
+    assert look(home).action == "judge"
+    assert find_unsettled(home) == twin
+    again = gate(home, twin)
+    assert (again.look, again.n) == (2, ENOUGH // 2 + 20)
+    assert again.judged_before == 1  # the first version
+    assert find_unsettled(home) is None  # its next request is not answered yet
+
+
+def test_a_version_whose_run_was_killed_before_its_verdict_is_judged_by_the_next_run(
+    production: Production, tmp_path: Path
+) -> None:
+    home = production.home
+    twin = make_twin(home, tmp_path / "twin")
+    shutil.rmtree(home.bundle)
+    shutil.copytree(tmp_path / "twin", home.bundle)
+    assert find_unjudged(home) == twin  # killed between register and promote
+    assert look(home).action == "judge"
+    report = retrain.fn(home.root)
+    assert (report.batch, report.made.version, report.decision) == (None, twin, "kept champion")
+    assert find_unjudged(home) is None
+    assert (home.lineage / twin / "params.yaml").exists()
+
+
+def test_a_version_rolled_back_by_hand_stays_back_however_often_it_is_made(
+    production: Production, tmp_path: Path
+) -> None:
+    home, registry = production.home, Registry(production.home.models_store)
+    twin = make_twin(home, tmp_path / "twin")
+    registry.promote(twin, by="test", reason="better")
+    registry.rollback(by="hand", reason="wrong on the night shift")
+    for _ in range(3):
+        verdict = gate(home, twin)
+        assert (verdict.decision, "rolled back" in verdict.reason) == ("keep", True)
+        promote(home, twin, verdict, "test")
+        assert registry.pointer().champion == production.version
+    registry.promote(twin, by="hand", reason="mended")
+    registry.promote(production.version, by="test", reason="better")
+    assert "rolled back" not in gate(home, twin).reason
 
 
 def test_labels_whose_images_are_gone_do_not_count(production: Production) -> None:

@@ -1,0 +1,76 @@
+"""What the gate said, and of which images: one JSON line for each judgement, so that looks are counted and nothing is
+judged twice on the same images.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One verdict on ``version`` against ``champion``; ``sample`` is a hash of the images and of the gate's settings.
+
+    ``look`` counts from 1, ``n`` are the images that decided, ``extra`` those of them that no version has
+    learned from, ``needed`` about how many more would settle it; ``at`` is in Unix seconds.
+    """
+
+    version: str
+    champion: str | None
+    at: float
+    look: int
+    decision: str
+    reason: str
+    n: int
+    extra: int
+    needed: int | None
+    sample: str
+
+
+def read_judgements(home: Workspace) -> list[Judgement]:
+    """Return every judgement, oldest first; a line cut short by a crash is skipped, the judging is done again then."""
+    if not home.judgements.exists():
+        return []
+    found = []
+    for line in home.judgements.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(Judgement(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return found
+
+
+def record_judgement(home: Workspace, judgement: Judgement) -> None:
+    """Append one line and sync it, on a line of its own also behind one that a crash cut short; no line twice."""
+    path = home.judgements
+    if judgement in [replace(one, at=judgement.at) for one in read_judgements(home)]:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(asdict(judgement), sort_keys=True, ensure_ascii=False) + "\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else "\n" + line
+        file.write(line.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def find_look(home: Workspace, version: str, champion: str, sample: str) -> int:
+    """Return which look at ``version`` beside ``champion`` this is; the same images once more are no further look."""
+    seen = [one for one in read_judgements(home) if (one.version, one.champion) == (version, champion)]
+    known = {one.sample: one.look for one in seen}
+    return known.get(sample, 1 + max(known.values(), default=0))
+
+
+def count_judged(home: Workspace, version: str) -> int:
+    """Return how many other versions the test part has judged: each one wears its independence down a little."""
+    return len({one.version for one in read_judgements(home)} - {version})
+
+
+def find_undecided(home: Workspace, challenger: str | None, champion: str | None) -> Judgement | None:
+    """Return the last judgement on the challenger if it was undecided and of the champion of today."""
+    last = [one for one in read_judgements(home) if (one.version, one.champion) == (challenger, champion)]
+    return last[-1] if last and last[-1].decision == "undecided" else None
