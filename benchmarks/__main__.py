@@ -7,6 +7,7 @@ from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
 from benchmarks.interval_coverage import measure_intervals
 from benchmarks.main_job import measure_main_job
+from benchmarks.retrainings import measure_retrainings
 from benchmarks.selection_quality import measure_selection
 from benchmarks.speed import measure_speed
 
@@ -18,6 +19,7 @@ BENCHMARKS = {
     "few-labels": measure_few_labels,
     "certificate": measure_certificates,
     "intervals": measure_intervals,
+    "retrainings": measure_retrainings,
 }
 
 
