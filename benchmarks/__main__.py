@@ -5,6 +5,7 @@ import sys
 from benchmarks.certificate_rates import measure_certificates
 from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
+from benchmarks.gate_rates import measure_gate
 from benchmarks.interval_coverage import measure_intervals
 from benchmarks.main_job import measure_main_job
 from benchmarks.retrainings import measure_retrainings
@@ -19,6 +20,7 @@ BENCHMARKS = {
     "few-labels": measure_few_labels,
     "certificate": measure_certificates,
     "intervals": measure_intervals,
+    "gate": measure_gate,
     "retrainings": measure_retrainings,
 }
 
