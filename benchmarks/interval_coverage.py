@@ -41,6 +41,8 @@ CLASS_SCORES = ("recall", "precision", "f1")
 PLAIN = ("roc_auc", "pr_auc", "log_loss", "brier", "ece")
 """Scores whose plain interval is measured beside the printed one, to show why it is not the plain one."""
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "intervals.md"
+GROUPED = "## When images come in groups"
+"""Heading of the section that ``benchmarks/grouped_coverage.py`` writes; it is kept when this page is written."""
 OVERCONFIDENCE = 1.3
 
 
@@ -213,7 +215,15 @@ def write_page(rows: Rows, seconds: float) -> None:
         *tabulate_cells(rows),
     ]
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text("\n".join(lines) + "\n")
+    grouped = split_page()[1]
+    PAGE.write_text("\n".join(lines) + "\n" + (f"\n{grouped}" if grouped else ""))
+
+
+def split_page() -> tuple[str, str]:
+    """Return what stands on the page before the section on groups, and that section; empty where there is none."""
+    page = PAGE.read_text() if PAGE.is_file() else ""
+    before, heading, after = page.partition(GROUPED)
+    return before, heading + after
 
 
 READING = (

@@ -5,7 +5,7 @@ neither has learned from decide between them, test images never.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from models.backbones import Normalization, build_architecture, read_config, rea
 from models.blocks import list_widths, stage_backbone
 from models.checkpoint import Classifier
 from models.device import choose_device
+from models.draws import mark_held
 from models.features import extract_features
 from models.feeds import PixelFeed, score_images, seed_of
 from models.frozen import FeatureStore, FrozenBackbone
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 Kind = Literal["probe", "trained", "neighbours"]
 STRENGTHS = (0.001, 0.01, 0.1)
 """Inverse penalties of the probe that are tried: a coarser grid than fine-tuning has, the same for both networks."""
-HELD_EVERY = 5
-"""Of each class every fifth image of a draw decides between the trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class Material:
         known: Rows that may be learned from.
         test: Rows that judge.
         classes: K.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
     """
 
     pixels: np.ndarray
@@ -56,11 +56,17 @@ class Material:
     known: np.ndarray
     test: np.ndarray
     classes: int
+    groups: np.ndarray | None = None
 
     @property
     def answers(self) -> np.ndarray:
         """Return the true classes of the test rows."""
         return self.labels[self.test]
+
+    @property
+    def judges(self) -> np.ndarray | None:
+        """Return the groups of the test rows."""
+        return None if self.groups is None else self.groups[self.test]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +84,6 @@ class Outcome:
     kind: Kind
     steps: int = 0
     frozen_groups: int = 0
-
-
-def order_rows(labels: np.ndarray, rows: np.ndarray, seed: Sequence[int]) -> np.ndarray:
-    """Return ``rows`` shuffled so that every beginning of the order has the classes in their proportion.
-
-    Of every class with two rows or more the second comes before anything else does that is not a class's first or
-    second: a beginning of twice the classes holds two of each.
-    """
-    shuffled = np.random.default_rng(seed).permutation(np.sort(rows))
-    places = np.empty(len(shuffled))
-    for label in np.unique(labels[shuffled]):
-        members = np.flatnonzero(labels[shuffled] == label)
-        places[members] = (np.arange(len(members)) + 0.5) / len(members)
-        places[members[:2]] -= 1
-    return shuffled[np.argsort(places, kind="stable")]
-
-
-def mark_held(labels: np.ndarray) -> np.ndarray:
-    """Return which images of an ordered draw decide between trials, bool ``(n,)``: of each class the 2nd, 7th, 12th."""
-    held = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        held[np.flatnonzero(labels == label)[1::HELD_EVERY]] = True
-    return held
 
 
 class NetworkArm:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from models.judging import RULE, say_held_out, say_judged
+
 CARD_FILE = "CARD.md"
 SCORES = (
     ("accuracy", "Accuracy"),
@@ -12,8 +14,8 @@ SCORES = (
     ("pr_auc", "PR-AUC"),
     ("ece", "Calibration error"),
 )
-WEAK_IMAGES = 30
-"""Test images of a class below which its figures are called uncertain."""
+WEAK_IMAGES, WEAK_GROUPS = 30, 8
+"""Test images of a class, and groups of them, below which its figures are called uncertain."""
 
 
 def render_card(
@@ -26,6 +28,8 @@ def render_card(
     parity: Mapping[str, Any] | None = None,
     lineage: Mapping[str, str] | None = None,
     certificate: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    judged: int | None = None,
 ) -> str:
     """Return CARD.md.
 
@@ -38,6 +42,8 @@ def render_card(
         parity: ``Parity.to_json()``.
         lineage: Hashes by name.
         certificate: The verdict on whether transfer helped, as plain values.
+        notes: What earlier stages noted and a user must know, a sentence each.
+        judged: Versions that the test part has judged before this one; None where nobody counted.
     """
     labels = [escape_markdown(label) for label in metrics["labels"]]
     sections = [
@@ -47,9 +53,10 @@ def render_card(
         "Images that resemble the training data in subject, camera and light. Every image is given one of the classes "
         "above, also an image that shows none of them: the stated probability is then no guide. A person should look "
         "at answers that decide over people, safety or money.",
+        *(["## To be known first", write_bullets([escape_markdown(note) for note in notes])] if notes else []),
         *write_data(split),
         "## Scores",
-        *write_scores(metrics),
+        *write_scores(metrics, judged),
         *write_certificate(certificate),
         "## Limits",
         write_bullets(list_limits(metrics)),
@@ -99,19 +106,28 @@ def write_data(split: Mapping[str, Mapping[str, int]] | None) -> list[str]:
     return ["## Data", "Images per class and part.", write_table(["class", *parts], rows)]
 
 
-def write_scores(metrics: Mapping[str, Any]) -> list[str]:
+def write_scores(metrics: Mapping[str, Any], judged: int | None) -> list[str]:
     """Return the scores on the test part: the whole, then each class."""
     test, level = metrics["test"], f"{100 * metrics['confidence']:g} % interval"
+    grouped = "groups" in test
     whole = [[title, *write_range(test, key)] for key, title in SCORES if key in test]
     classes = [
-        [escape_markdown(row["label"]), row["n"], *write_range(row, "precision"), *write_range(row, "recall")]
+        [
+            escape_markdown(row["label"]),
+            row["n"],
+            *([row["groups"]] if grouped else []),
+            *write_range(row, "precision"),
+            *write_range(row, "recall"),
+        ]
         for row in metrics["classes"]
     ]
     return [
-        f"On {test['n']} held-out images that took no part in training or in any choice. "
-        f"Always naming the largest class would be right on {test['majority_share']:.4f} of them.",
+        f"On {say_held_out(test)}. {say_judged(judged)}",
+        f"Always naming the largest class would be right on {test['majority_share']:.4f} of the images. {RULE}",
         write_table(["score", "value", level], whole),
-        write_table(["class", "images", "precision", level, "recall", level], classes),
+        write_table(
+            ["class", "images", *(["groups"] if grouped else []), "precision", level, "recall", level], classes
+        ),
     ]
 
 
@@ -133,6 +149,10 @@ def list_limits(metrics: Mapping[str, Any]) -> list[str]:
     if few:
         named = ", ".join(f"{escape_markdown(row['label'])} ({row['n']})" for row in few)
         limits.append(f"Fewer than {WEAK_IMAGES} test images, so the figures are uncertain: {named}.")
+    few = [row for row in metrics["classes"] if 0 < row.get("groups", 0) < WEAK_GROUPS]
+    if few:
+        named = ", ".join(f"{escape_markdown(row['label'])} ({row['groups']})" for row in few)
+        limits.append(f"Test images of fewer than {WEAK_GROUPS} groups, so the figures are uncertain: {named}.")
     recalls = [row for row in metrics["classes"] if "recall" in row]
     worst = min(recalls, key=lambda row: (row["recall"], row["label"]))
     if worst["recall"] < 1:

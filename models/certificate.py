@@ -1,13 +1,14 @@
 """The transfer certificate: did the pretrained weights help, against the same network without them and against none.
 
-Everything is repeated on a few draws of labelled images with equal trials and counted budgets; the arms are in
-``models/arms.py``, the interval in ``models/difference.py``, the learning curves in ``models/curve.py``, the verdict in
-``models/transfer_verdict.py``.
+Everything is repeated on a few draws of labelled images with equal trials and counted budgets; the draws are in
+``models/draws.py``, the arms in ``models/arms.py``, the interval in ``models/difference.py``, the learning curves in
+``models/curve.py``, the verdict in ``models/transfer_verdict.py``.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,16 @@ from models.arms import (
     open_neighbours,
     open_scratch,
     open_transfer,
-    order_rows,
     run_network,
 )
 from models.backbones import build_architecture, read_config
 from models.curve import find_crossing, fit_curve, value_labels
+from models.design import count_groups
 from models.device import DeviceName, deterministic_kernels, is_convolutional, limit_threads
-from models.difference import measure_difference
+from models.difference import measure_difference, say_images
+from models.draws import KNOWN_SHARE, choose_rows, list_sizes, order_rows
 from models.hub import Backbone
+from models.intervals import hold_together
 from models.optimizer import LoopConfig
 from models.transfer_verdict import ARMS, Arm, Certificate, decide_transfer
 from models.tuning import FinetuneConfig
@@ -35,10 +38,6 @@ from serving.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
-KNOWN_SHARE = 0.8
-"""Of the known images that one draw takes at most: with all of them no two draws would differ."""
-POOL = 2
-"""Times a draw's images that are looked at where there are more: the draws then share half of theirs at least."""
 FEWEST = 4
 """Labelled images of a class below which nothing is certified, and test images likewise."""
 FEW_STEPS = 200
@@ -95,13 +94,6 @@ def choose_side(backbone: Backbone, spec: PreprocessSpec, config: CertifyConfig)
     return spec.model_copy(update={"size_px": config.size_px})
 
 
-def choose_rows(labels: np.ndarray, parts: np.ndarray, config: CertifyConfig) -> np.ndarray:
-    """Return the rows that a certificate looks at, sorted: enough known images for all draws, and the test images."""
-    known, test = np.flatnonzero(np.isin(parts, ("train", "validation"))), np.flatnonzero(parts == "test")
-    known = order_rows(labels, known, [config.seed, 1])[: POOL * config.max_images]
-    return np.sort(np.concatenate([known, order_rows(labels, test, [config.seed, 2])[: config.max_test]]))
-
-
 def certify(
     backbone: Backbone,
     pixels: np.ndarray,
@@ -110,6 +102,7 @@ def certify(
     names: Sequence[str],
     config: CertifyConfig,
     adapt_images: int = 0,
+    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
     """Compare the backbone's weights with none on the same test images; equal arguments give an equal certificate.
@@ -122,23 +115,26 @@ def certify(
         names: The labels' names.
         config: Draws, budgets and threshold.
         adapt_images: Known images, at most, on which the pretrained BatchNorm statistics are re-estimated.
+        groups: ``(N,)`` integers, equal for images that belong together: then labels are drawn by group, and other
+            test images are those of other groups. None: each image is one by itself.
         progress: Called with (trainings done, trainings in all).
     """
     labels = np.asarray(labels, dtype=np.int64)
-    chosen = choose_rows(labels, np.asarray(parts), config)
+    groups = hold_together(groups)
+    chosen = choose_rows(labels, np.asarray(parts), config.max_images, config.max_test, config.seed, groups)
     known, test = (chosen[mask] for mask in (np.asarray(parts)[chosen] != "test", np.asarray(parts)[chosen] == "test"))
-    material = Material(pixels, labels, known, test, len(names))
+    material = Material(pixels, labels, known, test, len(names), groups)
     n = min(config.max_images, int(KNOWN_SHARE * len(known)))
     facts = {
         "backbone": backbone.name, "classes": len(names), "n": n, "images": len(test), "draws": config.draws,
-        "size_px": int(pixels.shape[1]), "threshold": config.smallest_gain,
+        "size_px": int(pixels.shape[1]), "threshold": config.smallest_gain, "groups": count_groups(material.judges),
     }  # fmt: skip
     obstacle = find_obstacle(material, n, names)
     if obstacle is not None:
         return Certificate(decision="no evidence", reason=f"nothing was compared: {obstacle}", **facts)
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
         outcomes = run_arms(backbone, material, n, config, adapt_images, progress)
-    certificate = write_certificate(outcomes, material.answers, config, facts)
+    certificate = write_certificate(outcomes, material.answers, config, facts, material.judges)
     logger.info("certify done decision=%s reason=%s", certificate.decision, certificate.reason)
     return certificate
 
@@ -155,12 +151,6 @@ def find_obstacle(material: Material, n: int, names: Sequence[str]) -> str | Non
     return None
 
 
-def list_sizes(n: int, classes: int, config: CertifyConfig) -> list[int]:
-    """Return the sizes of the learning curve, ascending, each with two images of every class; ``n`` is the last."""
-    sizes = {round(share * n) for share in config.sizes}
-    return sorted({size for size in sizes if 2 * classes <= size < n} | {n})
-
-
 def run_arms(
     backbone: Backbone,
     material: Material,
@@ -170,13 +160,13 @@ def run_arms(
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[str, int], list[Outcome]]:
     """Return the outcomes of every arm at every size, one for each draw."""
-    sizes = list_sizes(n, material.classes, config)
+    sizes = list_sizes(n, material.classes, config.sizes)
     outcomes: dict[tuple[str, int], list[Outcome]] = {(arm, size): [] for arm in ARMS for size in sizes}
     neighbours = open_neighbours(material)
     transfer = open_transfer(backbone, material, adapt_images, write_recipe("transfer", n, n, 0, config))
     done, whole = 0, config.draws * len(sizes) * 2
     for draw in range(config.draws):
-        rows = order_rows(material.labels, material.known, [config.seed, 3, draw])[:n]
+        rows = order_rows(material.labels, material.known, [config.seed, 3, draw], material.groups)[:n]
         scratch = open_scratch(backbone, material, rows, draw, write_recipe("scratch", n, n, draw, config))
         for size in sizes:
             outcomes["neighbours", size].append(neighbours(rows[:size]))
@@ -214,14 +204,16 @@ def write_certificate(
     answers: np.ndarray,
     config: CertifyConfig,
     facts: Mapping[str, Any],
+    groups: np.ndarray | None = None,
 ) -> Certificate:
-    """Return the certificate that the outcomes of all arms amount to."""
+    """Return the certificate that the outcomes of all arms amount to; ``groups`` are those of the test images."""
     n = facts["n"]
     right = {key: np.stack([outcome.right for outcome in found]) for key, found in outcomes.items()}
-    gain = measure_difference(right["transfer", n], right["scratch", n], answers, config.confidence)
-    floor = measure_difference(right["transfer", n], right["neighbours", n], answers, config.confidence)
+    measure = partial(measure_difference, labels=answers, confidence=config.confidence, groups=groups)
+    gain = measure(right["transfer", n], right["scratch", n])
+    floor = measure(right["transfer", n], right["neighbours", n])
     decided = decide_transfer(gain, floor, config.smallest_gain)
-    arms = [describe_arm(arm, size, found, answers, config, n) for (arm, size), found in outcomes.items()]
+    arms = [describe_arm(arm, size, found, answers, config, n, groups) for (arm, size), found in outcomes.items()]
     return Certificate(
         **facts,
         **asdict(decided),
@@ -234,11 +226,17 @@ def write_certificate(
 
 
 def describe_arm(
-    arm: str, size: int, found: Sequence[Outcome], answers: np.ndarray, config: CertifyConfig, n: int
+    arm: str,
+    size: int,
+    found: Sequence[Outcome],
+    answers: np.ndarray,
+    config: CertifyConfig,
+    n: int,
+    groups: np.ndarray | None,
 ) -> Arm:
     """Return the figures of one arm at one size."""
     right = np.stack([outcome.right for outcome in found])
-    level = measure_difference(right, np.zeros_like(right), answers, config.confidence)
+    level = measure_difference(right, np.zeros_like(right), answers, config.confidence, groups=groups)
     each = [np.mean([row[answers == label].mean() for label in np.unique(answers)]) for row in right]
     return Arm(
         arm=arm,
@@ -274,7 +272,8 @@ def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequenc
     """Return how it was measured, in sentences; ``scratch`` is that arm on each draw."""
     steps = [outcome.steps for outcome in scratch]
     notes = [
-        f"{config.draws} draws of {facts['n']} labelled images, {facts['images']} test images, {facts['size_px']} px; "
+        f"{config.draws} draws of {facts['n']} labelled images, {say_images(facts['images'], facts.get('groups'))}, "
+        f"{facts['size_px']} px; "
         "from scratch every draw has a random network of its own.",
         "Both networks have two trials on each draw, a linear probe and training; images of the draw that neither "
         "learned from decide between them.",
@@ -282,6 +281,10 @@ def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequenc
         f"{config.arm_s * config.scratch_factor:g} from scratch, which needs longer; {config.max_epochs} and "
         f"{round(config.max_epochs * config.scratch_factor)} passes at most. Smaller draws have proportionally less.",
     ]
+    if facts.get("groups") is not None:
+        notes.append(
+            "Images come in groups: labels are drawn group by group, and the intervals are those of other groups."
+        )
     if max(steps) < FEW_STEPS:
         notes.append(
             f"From scratch that is {max(steps)} steps, few for a network: with more time (certify.arm_s, "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from models.design import Design, count_groups, measure_design
 from models.intervals import wilson_interval
 from models.metrics import rank_images, score_ranking, tabulate_reliability
 from models.scorecard import HeldOut, enclose_scores, gather_predictions
@@ -38,15 +39,22 @@ class EvaluateConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
 
 
 def tabulate_classes(held: HeldOut, confidence: float) -> list[dict[str, Any]]:
-    """Return one row per class: n, precision, recall, F1 with intervals; what is undefined is left out."""
+    """Return one row per class: n, precision, recall, F1 with intervals; what is undefined is left out.
+
+    ``groups`` is said of a class where images come in groups: how many the ``n`` are of.
+    """
     rows = []
     for k, name in enumerate(held.names):
         actual, guessed = held.labels == k, held.predicted == k
-        hits, union = np.count_nonzero(actual & guessed), np.count_nonzero(actual | guessed)
         row: dict[str, Any] = {"label": name, "n": int(actual.sum()), "predicted": int(guessed.sum())}
-        for score, n in (("recall", row["n"]), ("precision", row["predicted"]), ("f1", union)):
-            if n:
-                values = np.array([hits / n, *wilson_interval(hits, n, confidence)], dtype=float)
+        if held.groups is not None:
+            row["groups"] = len(np.unique(held.groups[actual]))
+        for score, inside in (("recall", actual), ("precision", guessed), ("f1", actual | guessed)):
+            if n := np.count_nonzero(inside):
+                right = (actual & guessed)[inside]
+                hits, design = np.count_nonzero(right), weigh_proportion(right, held.groups, inside, confidence)
+                bounds = wilson_interval(design.shrink(hits), design.shrink(n), confidence)
+                values = np.array([hits / n, *bounds], dtype=float)
                 # F1 is a function of hits among the union, a proportion: Hand, Christen and Kirielle 2021.
                 values = 2 * values / (1 + values) if score == "f1" else values
                 row |= dict(zip((score, f"{score}_low", f"{score}_high"), map(float, values), strict=True))
@@ -57,6 +65,14 @@ def tabulate_classes(held: HeldOut, confidence: float) -> list[dict[str, Any]]:
     return rows
 
 
+def weigh_proportion(right: np.ndarray, groups: np.ndarray | None, inside: np.ndarray, confidence: float) -> Design:
+    """Return the design of the share of ``right`` images ``(n,)``, those ``inside`` ``(N,)`` with their ``groups``."""
+    if groups is None:
+        return Design()
+    influence = (right - right.mean()) / len(right)
+    return measure_design(influence, np.zeros(len(right), dtype=np.int64), groups[inside], confidence)
+
+
 def note_limits(held: HeldOut) -> list[str]:
     """Return what a reader must know about scores that could not be taken over all classes."""
     absent = [name for k, name in enumerate(held.names) if not np.any(held.labels == k)]
@@ -65,6 +81,19 @@ def note_limits(held: HeldOut) -> list[str]:
         notes.append(
             f"No held-out image of {', '.join(absent)}: recall is unknown there, and means leave these classes out."
         )
+    if held.groups is not None:
+        sizes = np.bincount(held.groups)
+        notes.append(
+            f"The {len(held.labels)} held-out images come in {len(sizes)} groups of up to {sizes.max()}: images of one "
+            "group count as far as they differ, and the intervals are those of other groups, not of other images."
+        )
+        alone = [
+            name
+            for k, name in enumerate(held.names)
+            if np.any(held.labels == k) and len(np.unique(held.groups[held.labels == k])) == 1
+        ]
+        if alone:
+            notes.append(f"All held-out images of {', '.join(alone)} are of one group: of another nothing is known.")
     if not held.ranked:
         notes.append("ROC-AUC and PR-AUC need held-out images of at least two classes and are left out.")
     return notes
@@ -77,6 +106,7 @@ def evaluate_predictions(
     config: EvaluateConfig,
     *,
     logits: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Return all scores of a classifier on held-out images, each with its interval.
@@ -87,6 +117,8 @@ def evaluate_predictions(
         label_names: K names; with two of them the second is the positive class of ROC-AUC and PR-AUC.
         config: Resamples, bins and coverage.
         logits: Raw logits ``(N, K)``; with them calibration is also given before scaling.
+        groups: Group of each image ``(N,)``, integers, as ``models.intervals.number_groups`` gives them; where some
+            group has two images, groups are what every interval is about and ``test.groups`` says how many.
         progress: Called with (resamples done, resamples in all).
 
     Returns:
@@ -96,11 +128,13 @@ def evaluate_predictions(
     Raises:
         ValueError: If the arrays do not fit together, listing every problem.
     """
-    held = gather_predictions(probabilities, labels, label_names, config.bins, logits)
+    held = gather_predictions(probabilities, labels, label_names, config.bins, logits, groups)
     n, sizes = len(held.labels), np.bincount(held.labels, minlength=len(held.names))
     confusion = np.zeros((len(held.names), len(held.names)), dtype=int)
     np.add.at(confusion, (held.labels, held.predicted), 1)
     test = {"n": n, "errors": int(np.sum(held.predicted != held.labels)), "majority_share": float(sizes.max() / n)}
+    if (count := count_groups(held.groups)) is not None:
+        test["groups"] = count
     test |= enclose_scores(
         held, resamples=config.bootstrap, seed=config.seed, confidence=config.confidence, progress=progress
     )

@@ -29,14 +29,14 @@ def wilson_interval(
 
     Args:
         successes: Count or array of counts, 0 to ``n``.
-        n: Trials, same shape; where it is 0 the interval is (0, 1).
+        n: Trials, same shape, not always whole; where it is 0 the interval is (0, 1).
         confidence: Two-sided coverage, 0-1.
 
     Source: Wilson 1927; recommended by Brown, Cai and DasGupta, Statistical Science 16 (2001).
     """
     successes, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
     z2 = normal_quantile(confidence) ** 2
-    trials = np.maximum(n, 1)
+    trials = np.where(n > 0, n, 1)
     share = successes / trials
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = np.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
@@ -47,7 +47,13 @@ def wilson_interval(
 
 
 def effective_interval(
-    estimate: float, samples: np.ndarray, n: float, confidence: float = 0.95, *, capped: bool = True
+    estimate: float,
+    samples: np.ndarray,
+    n: float,
+    confidence: float = 0.95,
+    *,
+    capped: bool = True,
+    penalty: float = 1.0,
 ) -> tuple[float, float]:
     """Return the Wilson interval of a score in 0-1 at the sample size that its bootstrap variance amounts to.
 
@@ -60,12 +66,13 @@ def effective_interval(
         n: Images that the score rests on; used where the samples do not vary at all.
         confidence: Two-sided coverage, 0-1.
         capped: Never trust the score more than a proportion of ``n`` images.
+        penalty: Factor on that size where the variance rests on few groups, as ``models.design`` gives it.
 
     Source: effective sample size after Korn and Graubard, Survey Methodology 24 (1998), with Wilson's interval.
     """
     variance = float(np.var(samples))
     size = estimate * (1 - estimate) / variance if variance > 0 else n
-    size = min(size, n) if capped else size
+    size = (min(size, n) if capped else size) * penalty
     low, high = wilson_interval(estimate * size, size, confidence)
     return float(min(low, estimate)), float(max(high, estimate))
 
@@ -103,9 +110,21 @@ def join_strata(strata: np.ndarray, groups: np.ndarray) -> np.ndarray:
     be resampled apart from the other.
     """
     classes, places = np.unique(strata, return_inverse=True)
-    shape = (int(groups.max()) + 1, len(classes))
+    of_group = np.empty(int(groups.max()) + 1, dtype=np.int64)
+    of_group[groups] = places
+    if np.array_equal(of_group[groups], places):  # the usual case, without a graph
+        return places
+    shape = (len(of_group), len(classes))
     table = csr_array((np.ones(len(places)), (groups, places)), shape=shape)
     return connected_components(table.T @ table, directed=False)[1][places].astype(np.int64)
+
+
+def centre_strata(influence: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return each image's influence less the mean of its stratum, shape ``(N,)``."""
+    sizes = np.bincount(strata)
+    means = np.bincount(strata, influence) / np.maximum(sizes, 1)
+    # The spread within a stratum of one image is not known; its distance from the others stands for it.
+    return influence - np.where(sizes > 1, means, 0)[strata]
 
 
 def spread_variance(influence: np.ndarray, strata: np.ndarray, groups: np.ndarray | None = None) -> float:
@@ -123,27 +142,24 @@ def spread_variance(influence: np.ndarray, strata: np.ndarray, groups: np.ndarra
     after the classes' own sizes are kept: Cameron and Miller, Journal of Human Resources 50 (2015), section II; for
     strata Korn and Graubard, Analysis of Health Surveys (1999), section 2.2.
     """
-    sizes = np.bincount(strata)
-    means = np.bincount(strata, influence) / np.maximum(sizes, 1)
-    # The spread within a stratum of one image is not known; its distance from the others stands for it.
-    centred = influence - np.where(sizes > 1, means, 0)[strata]
+    sizes, centred = np.bincount(strata), centre_strata(influence, strata)
     held = hold_together(groups)
     if held is None:
         return float(np.sum(centred**2 * (sizes / np.maximum(sizes - 1, 1))[strata]))
-    joined = join_strata(strata, held)
-    totals, of_group = np.bincount(held, centred), np.empty(held.max() + 1, dtype=np.int64)
-    of_group[held] = joined
+    totals, of_group = np.bincount(held, centred), _list_units(strata, held)
     count = np.bincount(of_group)
     variance = float(np.sum(totals**2 * (count / np.maximum(count - 1, 1))[of_group]))
     for stratum in np.flatnonzero(count == 1):
         # How one group differs from others is not known: it may be off as a whole, or as far as its images differ.
-        inside = joined == stratum
+        inside = of_group[held] == stratum
         whole, alike = np.sum(influence[inside]) ** 2, np.sum(inside) * np.sum(centred[inside] ** 2)
         variance += float(max(whole, alike) - np.sum(centred[inside]) ** 2)
     return variance
 
 
-def doubtful_interval(estimate: float, variance: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+def doubtful_interval(
+    estimate: float, variance: float, n: float, confidence: float = 0.95, *, penalty: float = 1.0
+) -> tuple[float, float]:
     """Return the Wilson interval of a ranking score in 0-1 as if ``DOUBT`` of an image more had been ranked worst.
 
     Where few images are ranked wrongly, the variance is that of a handful of accidents and mostly too small: without
@@ -155,33 +171,59 @@ def doubtful_interval(estimate: float, variance: float, n: float, confidence: fl
         variance: Of the score, as ``spread_variance`` gives it.
         n: Images that the score rests on, if each ranked worst cost the score 1/n.
         confidence: Two-sided coverage, 0-1.
+        penalty: As in ``effective_interval``.
 
     Source: as ``effective_interval``; the doubt is the half success that Jeffreys' prior adds to a proportion.
     """
-    size = (estimate * (1 - estimate) + DOUBT / n) / (variance + DOUBT / n**2)
+    size = (estimate * (1 - estimate) + DOUBT / n) / (variance + DOUBT / n**2) * penalty
     low, high = wilson_interval(estimate * size, size, confidence)
     return float(min(low, estimate)), float(max(high, estimate))
 
 
-def draw_weights(strata: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def draw_weights(
+    strata: np.ndarray, resamples: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Yield blocks ``(r, N)`` of how often each of N images occurs in a resample that keeps each stratum's size.
+
+    With groups, groups are drawn in place of images; how often then is no whole number, because a stratum is
+    weighted back to its size. A stratum of which no group was drawn has no weight.
 
     Args:
         strata: Stratum of each image, shape ``(N,)``, integers (the true label, say).
         resamples: Total number of rows over all blocks.
         seed: Seed of the generator; equal arguments give equal weights.
+        groups: Group of each image, shape ``(N,)``, integers; groups of one image each change nothing.
+
+    Source: bootstrap of whole clusters, Davison and Hinkley, Bootstrap Methods (1997), section 3.8; weighting the
+    replicates back to known totals, Rust and Rao, Statistical Methods in Medical Research 5 (1996).
     """
     generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    held = hold_together(groups)
+    units = strata if held is None else _list_units(strata, held)
+    members = [np.flatnonzero(units == stratum) for stratum in np.unique(units)]
     rows = max(1, CHUNK_CELLS // max(1, len(strata)))
     for start in range(0, resamples, rows):
         r = min(rows, resamples - start)
-        weights = np.empty((r, len(strata)))
+        weights = np.empty((r, len(units)))
         for indices in members:
             n = len(indices)
             picks = generator.integers(0, n, (r, n)) + n * np.arange(r)[:, None]
             weights[:, indices] = np.bincount(picks.ravel(), minlength=r * n).reshape(r, n)
-        yield weights
+        yield weights if held is None else _restore_sizes(weights[:, held], strata)
+
+
+def _list_units(strata: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Return the stratum of each group, shape ``(G,)``: groups are drawn within the strata that they do not join."""
+    of_group = np.empty(held.max() + 1, dtype=np.int64)
+    of_group[held] = join_strata(strata, held)
+    return of_group
+
+
+def _restore_sizes(weights: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Return ``weights`` ``(r, N)`` scaled so that each stratum that was drawn has the sum of its size."""
+    classes, places, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    sums = weights @ np.eye(len(classes))[places]
+    return weights * np.divide(sizes, sums, out=np.zeros_like(sums), where=sums > 0)[:, places]
 
 
 def bootstrap_scores(
@@ -190,6 +232,7 @@ def bootstrap_scores(
     *,
     resamples: int,
     seed: int,
+    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return each score's values over all resamples, shape ``(resamples,)``.
@@ -199,11 +242,12 @@ def bootstrap_scores(
         strata: Stratum of each image, shape ``(N,)``.
         resamples: Number of resamples.
         seed: Seed of the resampling.
+        groups: Group of each image, shape ``(N,)``, integers: then groups are what is drawn.
         progress: Called with (resamples done, resamples in all).
     """
     blocks: list[dict[str, np.ndarray]] = []
     done = 0
-    for weights in draw_weights(strata, resamples, seed):
+    for weights in draw_weights(strata, resamples, seed, groups):
         blocks.append(score(weights))
         done += len(weights)
         if progress is not None:

@@ -81,7 +81,7 @@ def score_ranking(ranking: Ranking, weights: np.ndarray) -> tuple[np.ndarray, np
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A ranking score and what each image adds to it: its influence, ``(N,)``, which sums to 0."""
+    """A score and what each image adds to it: its influence, ``(N,)``, which sums to 0."""
 
     score: float
     influence: np.ndarray
@@ -113,6 +113,25 @@ def trace_ranking(ranking: Ranking) -> tuple[Curve, Curve]:
     area_influence[ranking.order] = np.where(positive, spread[0], spread[1])
     precision_influence[ranking.order] = np.where(positive, spread[2], spread[3])
     return Curve(area, area_influence), Curve(average, precision_influence)
+
+
+def trace_shares(labels: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, Curve]:
+    """Return accuracy, balanced accuracy and macro F1, each with the influence of every image."""
+    right = (labels == predicted).astype(np.float64)
+    hits = np.bincount(labels, right, classes)
+    actual, named = np.bincount(labels, minlength=classes), np.bincount(predicted, minlength=classes)
+    recall, f1 = divide_counts(hits, actual), divide_counts(2 * hits, actual + named)
+    accuracy, balanced, macro = hits.sum() / len(labels), np.nanmean(recall), np.nanmean(f1)
+    # Adding an image moves the F1 of its own class and of the one that was answered.
+    pull = np.nan_to_num(f1 / (actual + named))
+    gain = 2 * right * divide_counts(np.ones(classes), actual + named)[labels]
+    return {
+        "accuracy": Curve(float(accuracy), (right - accuracy) / len(labels)),
+        "balanced_accuracy": Curve(
+            float(balanced), (right - recall[labels]) / (actual[labels] * np.count_nonzero(actual))
+        ),
+        "macro_f1": Curve(float(macro), (gain - pull[labels] - pull[predicted]) / np.count_nonzero(actual + named)),
+    }
 
 
 def measure_log_loss(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -150,13 +169,27 @@ def spread_gaps(binned: Bins) -> np.ndarray:
     return (binned.correct - binned.confidence)[:, None] * np.eye(binned.count)[binned.member]
 
 
-def measure_noise(binned: Bins) -> float:
+def measure_noise(binned: Bins, groups: np.ndarray | None = None) -> float:
     """Return the calibration error that chance alone would show in a classifier without any: its bias at the most.
 
     Every bin's gap is then normal around 0, and its mean distance from 0 is sqrt(2 / pi) standard deviations.
+    ``groups`` are those of the images, ``(N,)`` integers from 0, where they come in groups.
     """
-    spread = np.sqrt(np.sum(spread_gaps(binned) ** 2, axis=0)) / len(binned.member)
+    gaps = spread_gaps(binned)
+    if groups is not None:  # what a group has in common is one chance, not one for each of its images
+        totals = np.zeros((int(groups.max()) + 1, binned.count))
+        np.add.at(totals, groups, gaps)
+        gaps = totals
+    spread = np.sqrt(np.sum(gaps**2, axis=0)) / len(binned.member)
     return float(np.sqrt(2 / np.pi) * spread.sum())
+
+
+def trace_calibration_error(binned: Bins) -> Curve:
+    """Return the expected calibration error with the influence of every image, for bins that are not near 0."""
+    gaps = spread_gaps(binned)
+    sums = gaps.sum(axis=0)
+    error = float(np.abs(sums).sum() / len(binned.member))
+    return Curve(error, (gaps @ np.sign(sums) - error) / len(binned.member))
 
 
 def score_calibration_error(gaps: np.ndarray, total: np.ndarray) -> np.ndarray:

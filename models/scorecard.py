@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from models.design import measure_design
 from models.intervals import (
     bootstrap_scores,
     doubtful_interval,
     effective_interval,
+    hold_together,
     percentile_interval,
     spread_variance,
     wilson_interval,
@@ -31,7 +33,9 @@ from models.metrics import (
     score_macro_f1,
     soften_logits,
     spread_gaps,
+    trace_calibration_error,
     trace_ranking,
+    trace_shares,
 )
 
 Score = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -42,7 +46,10 @@ SHARES = ("balanced_accuracy", "macro_f1")
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Predictions on N held-out images of K classes; ``raw`` are the probabilities before temperature scaling."""
+    """Predictions on N held-out images of K classes; ``raw`` are the probabilities before temperature scaling.
+
+    ``groups`` are numbered from 0, None where every image is one by itself.
+    """
 
     probabilities: np.ndarray
     labels: np.ndarray
@@ -51,6 +58,7 @@ class HeldOut:
     binned: Bins
     raw: np.ndarray | None
     raw_binned: Bins | None
+    groups: np.ndarray | None = None
 
     @property
     def ranked(self) -> list[int]:
@@ -61,7 +69,9 @@ class HeldOut:
         return [k for k in range(len(self.names)) if 0 < np.count_nonzero(self.labels == k) < n]
 
 
-def check_predictions(probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], shape: Any) -> None:
+def check_predictions(
+    probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], shape: Any, groups: np.ndarray | None = None
+) -> None:
     """Raise one ValueError that lists everything wrong with the arrays to be scored."""
     problems = []
     if probabilities.ndim != 2 or probabilities.shape != (len(labels), len(names)):
@@ -78,16 +88,23 @@ def check_predictions(probabilities: np.ndarray, labels: np.ndarray, names: Sequ
         problems.append(f"labels run from {labels.min()} to {labels.max()}, names from 0 to {len(names) - 1}")
     if shape is not None and shape != probabilities.shape:
         problems.append(f"logits have shape {shape}, probabilities {probabilities.shape}")
+    if groups is not None and np.shape(groups) != labels.shape:
+        problems.append(f"groups have shape {np.shape(groups)}, labels {labels.shape}")
     if problems:
         raise ValueError("cannot evaluate: " + "; ".join(problems) + ".")
 
 
 def gather_predictions(
-    probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], bins: int, logits: np.ndarray | None
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    bins: int,
+    logits: np.ndarray | None,
+    groups: np.ndarray | None = None,
 ) -> HeldOut:
     """Return the checked predictions in float64 with everything that several scores share."""
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    check_predictions(probabilities, labels, names, None if logits is None else np.shape(logits))
+    check_predictions(probabilities, labels, names, None if logits is None else np.shape(logits), groups)
     raw = None if logits is None else soften_logits(np.asarray(logits))
     return HeldOut(
         probabilities,
@@ -97,6 +114,7 @@ def gather_predictions(
         bin_confidence(probabilities, labels, bins),
         raw,
         None if raw is None else bin_confidence(raw, labels, bins),
+        hold_together(groups),
     )
 
 
@@ -153,7 +171,9 @@ def enclose_scores(
         progress: Called with (resamples done, resamples in all).
     """
     score = prepare_answers(held)
-    samples = bootstrap_scores(score, held.labels, resamples=resamples, seed=seed, progress=progress)
+    samples = bootstrap_scores(
+        score, held.labels, resamples=resamples, seed=seed, groups=held.groups, progress=progress
+    )
     return (
         bound_accuracy(held, confidence)
         | bound_answers(held, score, samples, confidence)
@@ -164,7 +184,9 @@ def enclose_scores(
 def bound_accuracy(held: HeldOut, confidence: float) -> dict[str, float]:
     """Return the accuracy with its interval."""
     n, hits = len(held.labels), int(np.sum(held.predicted == held.labels))
-    low, high = wilson_interval(hits, n, confidence)
+    influence = trace_shares(held.labels, held.predicted, len(held.names))["accuracy"].influence
+    design = measure_design(influence, held.labels, held.groups, confidence)
+    low, high = wilson_interval(design.shrink(hits), design.shrink(n), confidence)
     return {"accuracy": hits / n, "accuracy_low": float(low), "accuracy_high": float(high)}
 
 
@@ -182,18 +204,20 @@ def bound_curves(held: HeldOut, confidence: float) -> dict[str, float]:
     sizes = np.bincount(held.labels, minlength=len(held.names))
     others, sizes = (len(held.labels) - sizes)[held.ranked], sizes[held.ranked]
     # One image ranked worst costs the area 1/n, but the precision about twice that: of its own and of later hits.
-    groups = {"roc_auc": np.minimum(sizes, others), "pr_auc": sizes / 2}
+    smaller = {"roc_auc": np.minimum(sizes, others), "pr_auc": sizes / 2}
     bounded = {}
     for name, curve in trace_curves(held).items():
-        variance = spread_variance(curve.influence, held.labels)
-        low, high = doubtful_interval(curve.score, variance, rest_on(groups[name]), confidence)
+        design = measure_design(curve.influence, held.labels, held.groups, confidence)
+        variance = spread_variance(curve.influence, held.labels, held.groups)
+        n = rest_on(smaller[name]) / design.effect
+        low, high = doubtful_interval(curve.score, variance, n, confidence, penalty=design.penalty)
         bounded |= {name: curve.score, f"{name}_low": low, f"{name}_high": high}
     return bounded
 
 
-def rest_on(groups: np.ndarray) -> float:
-    """Return the images that a mean over groups of ``groups`` images rests on: as many as a proportion would need."""
-    return len(groups) ** 2 / float(np.sum(1 / groups))
+def rest_on(sizes: np.ndarray) -> float:
+    """Return the images that a mean over classes of ``sizes`` images rests on: as many as a proportion would need."""
+    return len(sizes) ** 2 / float(np.sum(1 / sizes))
 
 
 def bound_score(
@@ -202,24 +226,39 @@ def bound_score(
     """Return the interval of one score in the way that fits its kind; ``samples`` are its values over resamples."""
     stage = "raw" if name.endswith("_uncalibrated") else "probabilities"
     if name.startswith(("log_loss", "brier")):
-        return bound_loss(getattr(held, stage), held.labels, estimate, name.startswith("brier"), confidence)
+        return bound_loss(getattr(held, stage), held, estimate, name.startswith("brier"), confidence)
     if name.startswith("ece"):
-        low, high = percentile_interval(samples, estimate, confidence, centred=True)
         binned = held.raw_binned if stage == "raw" else held.binned
-        # Below: all of the error may be chance. Above: some of the confident errors may not have been seen.
-        unseen = doubtful_interval(estimate, float(np.var(samples)), len(held.labels), confidence)[1]
-        return max(0.0, low - measure_noise(binned)), max(high, unseen)
+        return bound_calibration(binned, held, samples, estimate, confidence)
+    curve = trace_shares(held.labels, held.predicted, len(held.names))[name]
+    design = measure_design(curve.influence, held.labels, held.groups, confidence)
     sizes = np.bincount(held.labels, minlength=len(held.names))
-    return effective_interval(estimate, samples, rest_on(sizes[sizes > 0]), confidence)
+    n = rest_on(sizes[sizes > 0]) / design.effect
+    return effective_interval(estimate, samples, n, confidence, penalty=design.penalty)
+
+
+def bound_calibration(
+    binned: Bins, held: HeldOut, samples: np.ndarray, estimate: float, confidence: float
+) -> tuple[float, float]:
+    """Return the interval of a calibration error; it is wide, because chance alone shows some.
+
+    Below: all of the error may be chance. Above: some of the confident errors may not have been seen.
+    """
+    low, high = percentile_interval(samples, estimate, confidence, centred=True)
+    design = measure_design(trace_calibration_error(binned).influence, held.labels, held.groups, confidence)
+    n = len(held.labels) / design.effect
+    unseen = doubtful_interval(estimate, float(np.var(samples)), n, confidence, penalty=design.penalty)[1]
+    return max(0.0, low - measure_noise(binned, held.groups)), max(high, unseen)
 
 
 def bound_loss(
-    probabilities: np.ndarray, labels: np.ndarray, estimate: float, brier: bool, confidence: float
+    probabilities: np.ndarray, held: HeldOut, estimate: float, brier: bool, confidence: float
 ) -> tuple[float, float]:
     """Return the interval of a mean loss, as a share of what an image costs that is answered wholly wrong.
 
     For the log loss that is the worst image, or one whose runner-up was right, whichever costs more.
     """
+    labels = held.labels
     if brier:
         losses, worst = measure_brier(probabilities, labels), 1.0 if probabilities.shape[1] == 2 else 2.0
     else:
@@ -227,6 +266,8 @@ def bound_loss(
         runner_up = np.argsort(probabilities, axis=1)[:, -2]
         worst = max(float(losses.max()), float(measure_log_loss(probabilities, runner_up).mean()))
     n, share = len(labels), losses / worst
-    variance = spread_variance((share - share.mean()) / n, labels)
-    low, high = doubtful_interval(estimate / worst, variance, n, confidence)
+    influence = (share - share.mean()) / n
+    design = measure_design(influence, labels, held.groups, confidence)
+    variance = spread_variance(influence, labels, held.groups)
+    low, high = doubtful_interval(estimate / worst, variance, n / design.effect, confidence, penalty=design.penalty)
     return low * worst, high * worst

@@ -6,13 +6,14 @@ How it comes about is in ``models/certificate.py``.
 import csv
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from models.difference import Difference, estimate_needed
+from models.difference import Difference, estimate_needed, say_images
 from serving.durable import write_bytes, write_json
 
 CERTIFICATE_FILE, CURVE_FILE = "certificate.json", "curve.csv"
@@ -45,7 +46,8 @@ class Certificate(BaseModel, frozen=True, extra="forbid"):
 
     ``gain`` is transfer minus scratch and ``floor`` transfer minus nearest neighbours, at ``n`` labels. The decision
     is ``helps`` where ``gain.low`` is above ``threshold`` and ``floor.value`` above 0; ``hurts`` where ``gain.high`` is
-    below ``-threshold``. ``more_images`` and ``more_draws`` are about what would settle an open comparison.
+    below ``-threshold``. ``more_images`` and ``more_draws`` are about what would settle an open comparison. Where test
+    images come in groups, ``groups`` is how many.
     """
 
     format: Literal[1] = 1
@@ -67,6 +69,7 @@ class Certificate(BaseModel, frozen=True, extra="forbid"):
     crossing: dict[str, Any] = {}
     next_labels: dict[str, Any] = {}
     notes: list[str] = []
+    groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ def decide_transfer(gain: Difference, floor: Difference, smallest_gain: float) -
     it ``hurts``, but nothing is called help that is not ahead of them: a network that had too little time to learn
     from scratch is easily beaten.
     """
-    words = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in balanced accuracy against scratch"
+    words = (
+        f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in balanced accuracy on "
+        f"{say_images(gain.images, gain.groups)} against scratch"
+    )
     said = f"{floor.value:+.3f} [{floor.low:+.3f}, {floor.high:+.3f}] against nearest neighbours on plain pixels"
     if gain.high < -smallest_gain:
         return Decided("hurts", f"transfer hurts: {words}; {said}")
@@ -96,9 +102,9 @@ def decide_transfer(gain: Difference, floor: Difference, smallest_gain: float) -
         better = "better" if floor.high < 0 else "as good"
         return Decided("no evidence", f"no evidence that transfer helps: {words}, but neighbours are {better}: {said}")
     images, draws, effect = estimate_needed(gain, smallest_gain)
-    asked = " and ".join(
-        f"{more} more {what}" for more, what in ((images, "test images"), (draws, "label draws")) if more
-    )
+    further = math.ceil(gain.groups * images / gain.images) if gain.groups else None
+    needs = ((images, say_images(images, further).partition(" ")[2]), (draws, "label draws"))
+    asked = " and ".join(f"{more} more {what}" for more, what in needs if more)
     settle = f"about {asked} would settle a difference of {effect:.3f}" if asked else "a repetition may settle it"
     return Decided("no evidence", f"no evidence that transfer helps or hurts: {words}; {said}; {settle}", images, draws)
 

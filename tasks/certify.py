@@ -1,7 +1,8 @@
 """Stage ``certify``: did the pretrained weights help, against the same network without them and against none."""
 
 from models.certificate import certify as write_certificate
-from models.certificate import choose_rows, choose_side
+from models.certificate import choose_side
+from models.draws import choose_rows
 from models.selection import load_selection
 from models.transfer_verdict import save_certificate
 from tasks.graph import stage
@@ -18,7 +19,7 @@ def certify(home: Workspace) -> None:
     chosen, backbone = load_selection(home.selection)
     every = read_part(home, "train", "validation", "test")
     parts = every.rows["part"].to_numpy()
-    rows = choose_rows(every.targets, parts, config)
+    rows = choose_rows(every.targets, parts, config.max_images, config.max_test, config.seed, every.groups)
     hashes = every.sha256s
     pixels = read_pixels(home, [hashes[row] for row in rows], choose_side(backbone, chosen.winner.preprocess, config))
     with show_progress("certifying the transfer") as progress:
@@ -30,6 +31,7 @@ def certify(home: Workspace) -> None:
             every.labels,
             config,
             adapt_images=chosen.winner.adapt_images,
+            groups=every.groups[rows],
             progress=progress,
         )
     save_certificate(certificate, home.certificate)

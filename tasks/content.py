@@ -19,6 +19,7 @@ from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
 from serving.preprocess import decode_image
+from tasks.notes import list_notes
 from tasks.params import load_params
 from tasks.pixels import Part
 from tasks.workspace import Workspace
@@ -35,6 +36,7 @@ def gather_content(
     mistakes = choose_mistakes(answers.probabilities, test.targets)
     selection = _read_json(home.selection / "selection.json")
     certificate = _read_json(home.certificate / CERTIFICATE_FILE)
+    summary, validation = _read_json(home.dataset / "summary.json"), _read_json(home.validation / "validation.json")
     return ReportContent(
         name=load_params(home.params).export.name,
         metrics=_read_json(home.evaluation / "metrics.json"),
@@ -42,9 +44,10 @@ def gather_content(
         verdict="exported, before the gate",
         reason=info.reason,
         checked=_list_checks(home, info, parity, selection, certificate),
-        summary=_read_json(home.dataset / "summary.json"),
+        notes=list_notes(summary, validation, info.backbone.model_dump()),
+        summary=summary,
         samples=_show_samples(home, split),
-        validation=_read_json(home.validation / "validation.json"),
+        validation=validation,
         quarantine=_read_json(home.dataset / "quarantine.json"),
         split={part: rows["label"].value_counts().sort_index().to_dict() for part, rows in split.groupby("part")},
         selection=_list_candidates(selection),

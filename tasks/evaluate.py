@@ -26,7 +26,9 @@ def evaluate(home: Workspace) -> None:
 
     test, held_out = read_part(home, "test"), read_part(home, "validation")
     said, targets = answer(test), test.targets
-    metrics = evaluate_predictions(said.probabilities, targets, info.labels, params.evaluate, logits=said.logits)
+    metrics = evaluate_predictions(
+        said.probabilities, targets, info.labels, params.evaluate, logits=said.logits, groups=test.groups
+    )
     write_evaluation(home.evaluation, metrics, sha256s=test.sha256s, labels=targets, probabilities=said.probabilities)
     write_answers(home.evaluation / "test.npz", said)
     write_answers(home.evaluation / "validation.npz", answer(held_out))

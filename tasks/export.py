@@ -64,6 +64,8 @@ def export(home: Workspace) -> None:
         parity=content.parity,
         lineage=content.lineage,
         certificate=content.certificate,
+        notes=content.notes,
+        judged=content.judged,
     )
     write_bytes(folder / CARD_FILE, card.encode())
     seal_bundle(folder, draft_bundle(home, info, content, parity.to_json()))

@@ -9,6 +9,7 @@ import pandas as pd
 from data.loading import load_pixels
 from data.manifest import read_manifest
 from data.splits import read_split
+from models.intervals import number_groups
 from serving.preprocess import PreprocessSpec
 from tasks.progress import show_progress
 from tasks.workspace import Workspace
@@ -30,6 +31,11 @@ class Part:
         """Label indices, shape ``(N,)``."""
         index = {label: number for number, label in enumerate(self.labels)}
         return self.rows["label"].map(index).to_numpy(dtype=np.int64)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each image, integers, shape ``(N,)``; an image without one is a group by itself."""
+        return number_groups(list(self.rows["group"]))
 
 
 def read_part(home: Workspace, *parts: str) -> Part:

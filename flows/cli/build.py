@@ -162,6 +162,8 @@ def _describe(report: "TrainReport", workspace: Path) -> str:
     table.add_row("version", f"{report.version} ({report.decision})")
     table.add_row("why", report.reason)
     table.add_row("backbone", report.backbone)
+    groups = f" in {test['groups']} groups" if "groups" in test else ""
+    table.add_row("test images", f"{test['n']}{groups}; every class weighs alike in verdicts: balanced accuracy")
     for name in ("accuracy", "balanced_accuracy"):
         table.add_row(f"test {name}", f"{test[name]:.3f}  [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]")
     table.add_row("certificate", report.certificate.get("reason", "none"))

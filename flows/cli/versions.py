@@ -24,7 +24,7 @@ def models(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
     result = {"pointer": asdict(pointer), "versions": rows, "journal": [asdict(entry) for entry in registry.journal()]}
     wide = max((len(str(row["backbone"])) for row in rows), default=0)
     lines = [
-        f"{row['version']}  {row['role'] or '-':<10}  {row['backbone']:<{wide}}  test accuracy {_say(row['accuracy'])}"
+        f"{row['version']}  {row['role'] or '-':<10}  {row['backbone']:<{wide}}  test accuracy {_say(row)}"
         for row in rows
     ]
     lines += [
@@ -81,12 +81,14 @@ def _row(entry: VersionEntry) -> dict[str, Any]:
         "version": entry.version,
         "role": entry.role,
         "backbone": entry.info.backbone["name"],
-        "accuracy": entry.info.metrics.get("test", {}).get("accuracy"),
-    }
+    } | {name: entry.info.metrics.get("test", {}).get(name) for name in ("accuracy", "n", "groups")}
 
 
-def _say(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.4f}"
+def _say(row: dict[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return "unknown"
+    groups = f" in {row['groups']} groups" if row["groups"] else ""
+    return f"{row['accuracy']:.4f} on {row['n']} images{groups}"
 
 
 def _answer_pointer(registry: Registry, as_json: bool) -> None:

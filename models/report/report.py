@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from models.judging import RULE, say_held_out, say_judged
 from models.report.pictures import Picture, encode_thumbnail
 from models.report.plots import draw_curves, draw_interval, draw_ranges, draw_reliability
 from models.report.tradeoff import draw_tradeoff
@@ -25,8 +26,7 @@ MATRIX_CLASSES = 24
 """Classes up to which the confusion matrix is drawn; beyond it the most confused pairs are listed."""
 MAX_PICTURES = 120
 """Pictures in each group; with three groups the page stays below 3 MB."""
-MAX_ROWS = 20
-SHOWN_PAIRS = 8
+MAX_ROWS, SHOWN_PAIRS = 20, 8
 ARMS = {"transfer": "pretrained weights", "scratch": "the same network from scratch", "neighbours": "no network"}
 STAGES = {"before": "before scaling", "after": "after scaling"}
 
@@ -47,6 +47,10 @@ class ReportContent:
     """Why, in a sentence."""
     checked: Sequence[str] = ()
     """What was checked on the way here, a sentence each."""
+    notes: Sequence[str] = ()
+    """What earlier stages noted and a reader must know first, a sentence each: lost classes, an unknown licence."""
+    judged: int | None = None
+    """Versions that this test part has judged before this one; None where nobody counted."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """The dataset's summary.json: images, distinct, bytes, quarantined, modes, formats."""
     samples: Sequence[Picture] = ()
@@ -234,9 +238,9 @@ def choose_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if fits(key, value)}
 
 
-def bound_scores(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[float, float]:
+def bound_scores(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float]:
     """Return the axis on which the intervals of ``rows`` are drawn: from just below the lowest to 1."""
-    lows = [row[f"{name}_low"] for row in rows for name in names if f"{name}_low" in row]
+    lows = [row[f"{name}_low"] for row in rows if f"{name}_low" in row]
     return (int(max(0.0, min(lows, default=0.0)) * 20) / 20, 1.0)
 
 
@@ -247,9 +251,10 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
     return {
         "content": content,
         "test": metrics["test"],
+        "words": {"held_out": say_held_out(metrics["test"]), "judged": say_judged(content.judged), "rule": RULE},
         "classes": metrics["classes"],
-        "class_bounds": bound_scores(metrics["classes"], ["f1"]),
-        "selection_bounds": bound_scores(content.selection, ["accuracy"]),
+        "class_bounds": bound_scores(metrics["classes"], "f1"),
+        "selection_bounds": bound_scores(content.selection, "accuracy"),
         "raced": any(row.get("raced") is not None for row in content.selection),
         "tradeoff": draw_tradeoff(timed) if len(timed) > 1 else None,
         "facts_of_data": choose_facts(content.summary),

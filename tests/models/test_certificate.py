@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from models.arms import Outcome, mark_held, order_rows
+from models.arms import Outcome
 from models.card import write_certificate as write_card
-from models.certificate import CertifyConfig, certify, choose_rows, list_sizes, write_certificate
+from models.certificate import CertifyConfig, certify, write_certificate
 from models.curve import CurveFit, find_crossing, fit_curve, value_labels
 from models.difference import measure_difference
+from models.draws import choose_rows, list_sizes, mark_held, order_rows
 from models.neighbours import answer_by_neighbours, describe_pixels
 from models.transfer_verdict import format_curve, read_certificate, save_certificate
 
@@ -134,10 +135,10 @@ def test_every_beginning_of_a_draw_has_every_class_and_some_to_decide_with():
 
 def test_the_draws_leave_images_out_and_never_learn_from_the_test_part():
     labels, parts = np.arange(100) % 4, np.repeat(["train", "validation", "test"], [60, 20, 20])
-    rows = choose_rows(labels, parts, CertifyConfig(max_images=20, max_test=12))
+    rows = choose_rows(labels, parts, max_images=20, max_test=12, seed=0)
     assert (np.sum(parts[rows] == "test"), np.sum(parts[rows] != "test")) == (12, 40)
-    assert list_sizes(40, 4, CertifyConfig()) == [10, 20, 40]
-    assert list_sizes(24, 4, CertifyConfig()) == [12, 24]  # six images would not hold two of each class
+    assert list_sizes(40, 4, (0.25, 0.5, 1.0)) == [10, 20, 40]
+    assert list_sizes(24, 4, (0.25, 0.5, 1.0)) == [12, 24]  # six images would not hold two of each class
 
 
 def test_neighbours_tell_stripes_apart_but_not_noise(stripes):

@@ -1,9 +1,43 @@
 """Images that show the same thing count together: variances, resamples and intervals are those of groups."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
-from models.intervals import join_strata, number_groups, spread_variance
+from benchmarks.grouped_coverage import GroupedCell, measure_grouped
+from models.arms import Outcome
+from models.certificate import CertifyConfig, write_certificate
+from models.design import Design, measure_design
+from models.difference import measure_difference
+from models.draws import choose_rows, order_rows
+from models.evaluation import EvaluateConfig, evaluate_predictions
+from models.intervals import draw_weights, join_strata, number_groups, spread_variance
+from models.metrics import soften_logits, trace_calibration_error, trace_shares
+from models.scorecard import gather_predictions, prepare_answers
+
+QUICK = EvaluateConfig(bootstrap=200)
+FROZEN = json.loads(Path(__file__).with_name("frozen_figures.json").read_text())
+"""Figures printed before images could come in groups."""
+
+
+def predict(classes: int, n: int, seed: int = 0):
+    """Return probabilities, labels and logits as they were when the frozen figures were made."""
+    rng = np.random.default_rng(seed)
+    labels, logits = rng.integers(0, classes, n), rng.normal(0, 1, (n, classes))
+    logits[np.arange(n), labels] += 1.5
+    return soften_logits(logits, 1.3), labels, logits
+
+
+def predict_coils(coils: int, each: int = 30, alike: float = 2.0):
+    """Return probabilities, labels and groups: coils of two classes, those of one coil hard or easy together."""
+    rng, groups = np.random.default_rng(4), np.repeat(np.arange(coils), each)
+    labels = groups % 2
+    logits = rng.normal(0, 0.5, (len(groups), 2))
+    logits[np.arange(len(groups)), labels] += 1.5 + alike * rng.normal(size=coils)[groups]
+    return soften_logits(logits), labels, groups
 
 
 def test_an_image_without_a_group_is_one_by_itself():
@@ -23,6 +57,28 @@ def test_the_variance_of_groups_of_one_image_each_is_that_of_images_to_the_last_
     plain = spread_variance(influence, labels)
     assert plain == spread_variance(influence, labels, rng.permutation(90) * 7)
     assert plain == spread_variance(influence, labels, number_groups([None] * 90))
+    assert measure_design(influence, labels, rng.permutation(90)) == Design()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_without_groups_every_figure_is_what_it_was_and_groups_of_one_change_no_bit(classes):
+    p, labels, logits = predict(classes, {2: 50, 4: 120}[classes])
+    names = [f"class {k}" for k in range(classes)]
+    plain = evaluate_predictions(p, labels, names, QUICK, logits=logits)
+    printed = plain["test"] | {f"class 1 {key}": value for key, value in plain["classes"][1].items() if key != "label"}
+    assert printed == pytest.approx(FROZEN[f"{classes} classes"], abs=1e-9)
+    alone = np.random.default_rng(0).permutation(len(labels))
+    assert evaluate_predictions(p, labels, names, QUICK, logits=logits, groups=alone) == plain
+
+
+def test_without_groups_a_difference_is_what_it_was():
+    rng, labels = np.random.default_rng(5), np.arange(60) % 3
+    hard = rng.normal(0, 0.2, 60)
+    first, second = (rng.random((3, 60)) < 0.6 + gain + hard for gain in (0.1, 0))
+    found = measure_difference(first, second, labels)
+    assert found.groups is None
+    assert found.model_dump(exclude={"groups"}) == pytest.approx(FROZEN["difference"], abs=1e-9)
+    assert measure_difference(first, second, labels, groups=rng.permutation(60)) == found
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -31,13 +87,13 @@ def test_the_variance_with_groups_is_that_of_other_groups(mixed):
     rng, groups = np.random.default_rng(0), np.repeat(np.arange(9), 10)
     labels = np.arange(90) % 3 if mixed else np.repeat([0, 1, 2], 30)
     means, grouped, plain = [], [], []
-    for _ in range(3000):
+    for _ in range(600):
         values = rng.normal(size=9)[groups] + rng.normal(size=90)
         influence = (values - values.mean()) / 90
         means.append(values.mean())
         grouped.append(spread_variance(influence, labels, groups))
         plain.append(spread_variance(influence, labels))
-    assert np.mean(grouped) == pytest.approx(np.var(means), rel=0.1)
+    assert np.mean(grouped) == pytest.approx(np.var(means), rel=0.15)
     assert np.mean(plain) < 0.25 * np.var(means)
 
 
@@ -46,3 +102,106 @@ def test_one_group_alone_in_its_class_may_be_off_as_a_whole():
     assert spread_variance(np.array([0.1, 0.1, 0.1, 0, 0, 0]), labels, groups) == pytest.approx(0.09)
     centred = np.array([0.1, -0.1, 0.0, 0, 0, 0])
     assert spread_variance(centred, labels, groups) == pytest.approx(3 * 0.02)
+
+
+def test_resamples_draw_whole_groups_and_keep_the_size_of_every_class():
+    labels, groups = np.repeat([0, 1], 12), np.repeat(np.arange(6), 4)
+    weights = np.concatenate(list(draw_weights(labels, 200, 0, groups)))
+    assert (weights.reshape(200, 6, 4) == weights.reshape(200, 6, 4)[:, :, :1]).all()
+    assert weights[:, :12].sum(axis=1) == pytest.approx(12)
+    mixed = np.concatenate(list(draw_weights(np.arange(24) % 2, 200, 0, groups)))
+    assert mixed[:, ::2].sum(axis=1) == pytest.approx(12)
+    unequal = np.concatenate(list(draw_weights(labels, 200, 0, np.array([0] * 9 + [1] * 3 + [2] * 12))))
+    assert {round(float(value), 3) for value in unequal[:, 0]} == {0.0, 1.0, round(12 / 9, 3)}
+    assert (unequal[:, 12:] == 1).all()
+
+
+def test_the_influence_of_an_image_is_what_a_little_more_of_its_weight_adds():
+    p, labels, _ = predict(3, 40)
+    held = gather_predictions(p, labels, ["a", "b", "c"], 5, None)
+    score, step = prepare_answers(held), 1e-6
+    moved, stays = score(1 + step * np.eye(40)), score(np.ones((1, 40)))
+    traced = trace_shares(labels, held.predicted, 3) | {"ece": trace_calibration_error(held.binned)}
+    for name in ("balanced_accuracy", "macro_f1", "ece"):
+        assert traced[name].score == pytest.approx(float(stays[name][0]), abs=1e-12)
+        assert (moved[name] - stays[name]) / step == pytest.approx(traced[name].influence, abs=1e-6), name
+
+
+def test_the_design_tells_what_groups_have_in_common():
+    groups, labels = np.repeat(np.arange(40), 10), np.repeat([0, 1], 200)
+    rng = np.random.default_rng(0)
+    nothing, everything = rng.normal(size=400), rng.normal(size=40)[groups]
+    few = (np.arange(400) == 3) - 1 / 400
+    assert measure_design(nothing - nothing.mean(), labels, groups).effect < 1.6
+    assert measure_design(everything - everything.mean(), labels, groups).effect == pytest.approx(10, rel=0.1)
+    assert measure_design(np.zeros(400), labels, groups).effect == 10  # no mistake says nothing of what they share
+    assert 2 < measure_design(few, labels, groups).effect < 8  # and one mistake says little
+    assert measure_design(nothing, labels, groups).degrees == pytest.approx(38)
+    assert measure_design(nothing, labels, np.zeros(400)).shrink(400) < 0.1  # of one coil nothing is known
+
+
+def test_n_is_said_in_images_and_in_groups():
+    p, labels, groups = predict_coils(12)
+    found = evaluate_predictions(p, labels, ["a", "b"], QUICK, groups=groups)
+    plain = evaluate_predictions(p, labels, ["a", "b"], QUICK)
+    assert (found["test"]["n"], found["test"]["groups"]) == (360, 12)
+    assert [row["groups"] for row in found["classes"]] == [6, 6]
+    assert "12 groups of up to 30" in found["notes"][0]
+    assert "groups" not in plain["test"] and not plain["notes"]
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "pr_auc", "log_loss", "brier"):
+        wide, narrow = (row["test"][f"{name}_high"] - row["test"][f"{name}_low"] for row in (found, plain))
+        assert found["test"][name] == plain["test"][name]
+        assert wide > 2 * narrow, name
+    one = evaluate_predictions(p, labels, ["a", "b"], QUICK, groups=np.where(labels == 0, 0, groups + 1))
+    assert any("of a are of one group" in note for note in one["notes"])
+    assert one["classes"][0]["recall_high"] - one["classes"][0]["recall_low"] > 0.9
+    with pytest.raises(ValueError, match="groups have shape"):
+        evaluate_predictions(p, labels, ["a", "b"], QUICK, groups=groups[:5])
+
+
+def test_intervals_of_grouped_images_cover_and_those_of_images_would_not():
+    with threadpool_limits(1):  # threads that wait for each other take ten times as long on a busy machine
+        found = measure_grouped(GroupedCell(groups=12, alike=0.6, accuracy=0.8, mixed=False), repeats=40, resamples=100)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert found[name].share >= 0.9, name
+        assert found[f"by image {name}"].share < 0.65, name
+    assert found["difference"].share >= 0.9
+    assert found["by image difference"].share < 0.75
+
+
+def test_labels_are_drawn_coil_by_coil_with_the_classes_in_proportion():
+    groups = np.repeat(np.arange(20), 10)
+    labels = groups % 2
+    order = order_rows(labels, np.arange(200), [0], groups)
+    assert sorted(order) == list(range(200))
+    assert np.bincount(labels[order[:60]]).tolist() == [30, 30]
+    assert len(np.unique(groups[order[:60]])) == 6
+    assert len(np.unique(groups[order_rows(labels, np.arange(200), [0])[:60]])) > 15
+    parts = np.where(groups < 14, "train", "test")
+    rows = choose_rows(labels, parts, max_images=20, max_test=12, seed=0, groups=groups)
+    assert len(np.unique(groups[rows][parts[rows] == "train"])) == 4
+    assert len(np.unique(groups[rows][parts[rows] == "test"])) > 4
+
+
+def test_a_certificate_of_few_coils_is_slower_to_swear_and_says_how_many_there_were():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    labels = groups % 4
+    better = (groups % 3 > 0) | (rng.random((3, 120)) < 0.2)
+    outcomes = {
+        (arm, 40): [Outcome(row, "probe") for row in right]
+        for arm, right in (
+            ("transfer", better),
+            ("scratch", rng.random((3, 120)) < 0.5),
+            ("neighbours", rng.random((3, 120)) < 0.2),
+        )
+    }
+    facts = {
+        "backbone": "x", "classes": 4, "n": 40, "images": 120, "draws": 3, "size_px": 32, "threshold": 0.01,
+    }  # fmt: skip
+    images = write_certificate(outcomes, labels, CertifyConfig(), facts)
+    coils = write_certificate(outcomes, labels, CertifyConfig(), facts | {"groups": 12}, groups)
+    assert (images.decision, coils.decision) == ("helps", "no evidence")
+    assert "on 120 test images in 12 groups" in coils.reason and "on 120 test images against" in images.reason
+    assert coils.gain.value == images.gain.value
+    assert coils.gain.groups == 12 and f"{coils.more_images} more test images in " in coils.reason
+    assert any("group by group" in note for note in coils.notes)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from models.evaluation import EvaluateConfig, evaluate_predictions
+from models.judging import say_judged
 from models.metrics import soften_logits
 from models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
 from models.report.plots import choose_ticks, draw_curves
@@ -137,6 +138,48 @@ def test_the_headline_says_accuracy_interval_and_what_was_checked(page, content)
     assert f"{100 * test['accuracy_low']:.1f} – {100 * test['accuracy_high']:.1f} %" in text
     assert "parity holds" in text
     assert "apache-2.0" in text
+
+
+def test_what_is_said_of_the_test_part_is_true_after_any_number_of_gates(page, content, tmp_path):
+    for judged, words in (
+        (None, "The gate judges versions by them."),
+        (0, "No version was judged"),
+        (1, "1 version by"),
+    ):
+        text = render_report(tmp_path, dataclasses.replace(content, judged=judged)).read_text()
+        assert words in text and "any choice" not in text
+    assert "has judged 7 versions by them before this one" in say_judged(7)
+    assert "each class weighs alike" in page
+
+
+def test_what_earlier_stages_noted_stands_above_the_figures(content, tmp_path):
+    noted = dataclasses.replace(content, notes=("without the class reel, as allowed", NASTY))
+    page = render_report(tmp_path, noted).read_text()
+    assert find_requests(page) == []
+    assert 0 < page.index("without the class reel, as allowed") < page.index("<h2>Scores")
+
+
+def test_images_and_groups_are_counted_in_the_headline_and_per_class(content, tmp_path):
+    metrics = evaluate_grouped()
+    page = render_report(tmp_path, ReportContent(name="coils", metrics=metrics)).read_text()
+    assert "accuracy on 60 held-out images in 12 groups" in page
+    assert page.count('<th class="n">groups</th>') == 1
+    assert (
+        "groups"
+        not in render_report(tmp_path, ReportContent(name="x", metrics=content.metrics))
+        .read_text()
+        .replace('class="groups"', "")
+        .split("</style>")[1]
+    )
+
+
+def evaluate_grouped():
+    """Return the scores of 60 images in 12 groups of three classes."""
+    labels = np.repeat(np.arange(12), 5) % 3
+    p = np.eye(3)[labels] * 0.7 + 0.1
+    p[::7] = p[::7, ::-1]
+    names = ["class 0", "class 1", "class 2"]
+    return evaluate_predictions(p, labels, names, EvaluateConfig(bootstrap=100), groups=np.repeat(np.arange(12), 5))
 
 
 def test_text_of_users_is_shown_and_never_run(tmp_path):

@@ -6,11 +6,11 @@ from models.card import escape_markdown, render_card
 from models.evaluation import EvaluateConfig, evaluate_predictions
 
 
-def make_card(names=("ant", "bee"), **more) -> str:
+def make_card(names=("ant", "bee"), groups=None, **more) -> str:
     labels = np.array([0] * 40 + [1] * 10)
     p = np.eye(2)[labels] * 0.8 + 0.1
     p[[0, 45]] = p[[0, 45], ::-1]
-    metrics = evaluate_predictions(p, labels, list(names), EvaluateConfig(bootstrap=100))
+    metrics = evaluate_predictions(p, labels, list(names), EvaluateConfig(bootstrap=100), groups=groups)
     return render_card(name="insects", metrics=metrics, backbone={"name": "net.a", "licence": "mit"}, **more)
 
 
@@ -24,6 +24,16 @@ def test_the_card_says_figures_licence_and_limits():
     assert "Weakest class: bee, recall 0.9000" in card
     assert "Fewer than 30 test images, so the figures are uncertain: bee (10)" in card
     assert "`ab12`" in card
+
+
+def test_the_card_counts_groups_and_says_how_often_the_test_part_has_judged():
+    plain, grouped = make_card(judged=3), make_card(groups=np.arange(50) // 5, notes=["three images are | black"])
+    assert "On 50 held-out images. No image of them was learned from" in plain
+    assert "has judged 3 versions by them before this one" in plain and "any choice" not in plain
+    assert "On 50 held-out images in 10 groups." in grouped and "| ant | 40 | 8 |" in grouped
+    assert "fewer than 8 groups, so the figures are uncertain: bee (2)" in grouped
+    assert grouped.index("three images are \\| black") < grouped.index("## Scores")
+    assert "each class weighs alike" in grouped
 
 
 def test_sections_leave_with_their_data():
