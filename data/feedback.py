@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image
 
 from serving import durable
+from serving.preprocess import ImageError, identify_format
 
 logger = logging.getLogger(__name__)
 
@@ -163,12 +163,11 @@ def read_image(images: Path, sha256: str) -> bytes | None:
 
 def find_extension(data: bytes) -> str:
     """Return the extension, with its dot, that the content of an image file asks for; ``.bin`` if nothing reads it."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image_format = (image.format or "bin").lower()
-    except (OSError, Image.DecompressionBombError):
+    try:  # the signature is enough: opening would look for a size limit of its own
+        image_format = identify_format(data).lower()
+    except ImageError:
         image_format = "bin"
-    return {"jpeg": ".jpg", "tiff": ".tif", "mpo": ".jpg"}.get(image_format, f".{image_format}")
+    return {"jpeg": ".jpg", "tiff": ".tif"}.get(image_format, f".{image_format}")
 
 
 def encode_manifest(rows: Sequence[tuple[str, str, str]]) -> bytes:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, Field
 
+from data.brightness import settle_brightness
 from data.corrections import correct_labels
 from data.entries import Entry, IntakeError, Listing, Refusal
 from data.intake import Source, check_sources, fingerprint_listing, list_source
@@ -24,6 +25,7 @@ from data.reading import Row, read_entry
 from data.shards import ShardWriter
 from data.summary import IngestSummary, summarise_dataset
 from serving.durable import replace_folder, write_json
+from serving.preprocess import MAX_PIXELS, MOST_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,9 @@ class IngestConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
 
     max_unreadable_share: float = Field(0.01, ge=0, le=1)
     """Share of the listed images that may be unreadable before ingest stops."""
-    max_pixels: int = Field(25_000_000, ge=1)
-    """Width times height above which an image is not decoded."""
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """Width times height above which no image is decoded: not here, not by ``regraft predict``, not by the endpoint,
+    which answers 413. At most 100,000,000; decoding such an image takes about 0.7 GB."""
     max_bytes: int = Field(64 * 2**20, ge=1)
     """File size above which an image is not read."""
 
@@ -81,7 +84,7 @@ def ingest_sources(
         corrections = correct_labels(rows)
         refused = [asdict(item) for item in quarantined]
         ignored = {source.name: dict(listing.ignored) for source, listing in zip(sources, listings, strict=True)}
-        summary = summarise_dataset(rows, refused, ignored)
+        summary = summarise_dataset(rows, refused, ignored, settle_brightness(rows))
         write_manifest(temporary, rows)
         write_json(temporary / "quarantine.json", refused)
         write_json(temporary / "summary.json", asdict(summary))
@@ -90,6 +93,8 @@ def ingest_sources(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("ingest done images=%d distinct=%d quarantined=%d", summary.images, summary.distinct, len(refused))
+    for finding in summary.findings:
+        logger.warning("%s", finding)
     return summary
 
 

@@ -13,12 +13,14 @@ from serving.quality import QUALITY_NAMES
 
 MANIFEST = "manifest.parquet"
 NULLABLE = {"group", "given_part", "sampling"}
-LATER = {"sampling"}
-"""Columns that datasets of earlier releases lack; they read as None."""
+ADDED = {"peak": float("nan"), "constant": False, "sampling": None}
+"""Columns that older data sets lack, with what they say there. ``peak`` is the largest value of a file deeper than 8
+bits, empty for others; ``constant`` says that all pixels are equal; ``sampling`` how a production image was drawn."""
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("sha256", "path", "source", "label", "group", "given_part", "sampling")]
     + [("width", pa.int32()), ("height", pa.int32()), ("mode", pa.string()), ("format", pa.string())]
     + [("frames", pa.int32()), ("bytes", pa.int64())]
+    + [("peak", pa.float64()), ("constant", pa.bool_())]
     + [(f"q_{name}", pa.float32()) for name in QUALITY_NAMES]
     + [("shard", pa.string()), ("shard_row", pa.int32())]
 )
@@ -55,11 +57,11 @@ def read_manifest(dataset: Path, columns: Sequence[str] | None = None) -> pd.Dat
     try:
         with pq.ParquetFile(path) as file:  # read_table would take "a=b" in the path for a column
             frame = file.read(columns=wanted).to_pandas()
-            frame = frame.assign(**dict.fromkeys(LATER & set(wanted) - set(frame)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DatasetError(f"{path} does not exist; run the stage ingest first") from error
     except pa.ArrowInvalid as error:
         raise DatasetError(f"{path} cannot be read ({error}); run the stage ingest again") from error
+    frame = frame.assign(**{name: value for name, value in ADDED.items() if name in wanted and name not in frame})
     if missing := [name for name in wanted if name not in frame]:
         raise DatasetError(f"{path} has no column {', '.join(missing)}; run the stage ingest again")
     nullable = {name: frame[name].astype(object).where(frame[name].notna(), None) for name in NULLABLE & set(frame)}

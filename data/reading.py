@@ -5,9 +5,9 @@ import os
 import stat
 from typing import Any
 
+from data.brightness import measure_brightness
 from data.entries import Entry, Refusal
 from serving.preprocess import ImageError, decode_image
-from serving.quality import QUALITY_NAMES, measure_quality
 
 Row = dict[str, Any]
 
@@ -61,8 +61,7 @@ def _changed() -> _Refused:
 
 
 def _measure(entry: Entry, image: bytes, max_pixels: int) -> Row:
-    decoded = decode_image(image, max_pixels=max_pixels)
-    quality = measure_quality(decoded.pixels)
+    decoded = decode_image(image, max_pixels=max_pixels, value_range="own")
     return {
         "sha256": hashlib.sha256(image).hexdigest(),
         "path": entry.path,
@@ -76,5 +75,5 @@ def _measure(entry: Entry, image: bytes, max_pixels: int) -> Row:
         "format": decoded.format,
         "frames": decoded.frames,
         "bytes": len(image),
-        **{f"q_{name}": float(value) for name, value in zip(QUALITY_NAMES, quality, strict=True)},
+        **measure_brightness(decoded),
     }

@@ -5,8 +5,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.brightness import DIM, list_dim
+from serving.value_range import ValueRange, fit_range
+
 Counts = dict[str, int]
 SHOWN_PAIRS = 100
+NAMED = 5
+KINDS = {False: "integers", True: "floats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +20,10 @@ class IngestSummary:
 
     ``duplicates`` lists [first path, repeated path] of the first hundred exact duplicates, ``parts`` the parts as
     given by the sources, ``unreadable_share`` the quarantined files among all listed ones.
+
+    ``value_range`` says which value is white in files deeper than 8 bits, None where there are none; ``bits`` counts
+    those files by what each fills alone. ``constant`` images have equal pixels throughout, ``dim`` ones end 16 times
+    below white; the first hundred of each are named, and ``findings`` says in words what to do.
     """
 
     images: int
@@ -35,14 +44,25 @@ class IngestSummary:
     reasons: Counts
     ignored: Counts
     shards: int
+    value_range: dict[str, int] | None
+    bits: Counts
+    constant: int
+    constant_images: list[str]
+    dim: int
+    dim_images: list[str]
+    findings: list[str]
 
 
 def summarise_dataset(
-    rows: list[dict[str, Any]], quarantined: list[dict[str, Any]], ignored: Mapping[str, Counts]
+    rows: list[dict[str, Any]],
+    quarantined: list[dict[str, Any]],
+    ignored: Mapping[str, Counts],
+    value_range: ValueRange | None = None,
 ) -> IngestSummary:
     """Return the counts of manifest rows, quarantined files and files ignored per source."""
     listed = len(rows) + len(quarantined)
     pairs, distinct = find_duplicates(rows)
+    constant, dim = [row["path"] for row in rows if row["constant"]], list_dim(rows, value_range)
     return IngestSummary(
         images=len(rows),
         distinct=distinct,
@@ -62,7 +82,47 @@ def summarise_dataset(
         reasons=_count(item["reason"] for item in quarantined),
         ignored=_count(kind for counts in ignored.values() for kind, n in counts.items() for _ in range(n)),
         shards=len({row["shard"] for row in rows}),
+        value_range=None if value_range is None else value_range.model_dump(),
+        bits=_count(_name_range(row) for row in rows if row["peak"] is not None),
+        constant=len(constant),
+        constant_images=constant[:SHOWN_PAIRS],
+        dim=len(dim),
+        dim_images=dim[:SHOWN_PAIRS],
+        findings=[*_tell_constant(constant, len(rows)), *_tell_dim(dim, len(rows), value_range)],
     )
+
+
+def _tell_constant(paths: list[str], images: int) -> list[str]:
+    if not paths:
+        return []
+    advice = "nothing can be learned from them; remove those that show nothing"
+    return [f"{len(paths)} of {images} images have equal pixels throughout ({_name_some(paths)}): {advice}"]
+
+
+def _tell_dim(paths: list[str], images: int, value_range: ValueRange | None) -> list[str]:
+    if not paths or value_range is None:
+        return []
+    return [
+        f"{len(paths)} of {images} images end {DIM} times or more below the white of the data set "
+        f"({_describe_range(value_range)}) and are as good as black ({_name_some(paths)}): if they were saved on "
+        "another scale than the rest, save all of them on one"
+    ]
+
+
+def _describe_range(value_range: ValueRange) -> str:
+    whites = [f"{value_range.white(is_float=kind)} in files of {name}" for kind, name in KINDS.items()]
+    return ", ".join(whites)
+
+
+def _name_some(paths: list[str]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return ", ".join(paths[:NAMED]) + more
+
+
+def _name_range(row: Mapping[str, Any]) -> str:
+    is_float = row["mode"] == "F"
+    fitted = fit_range(row["peak"], is_float=is_float)
+    return f"float to {fitted.float_white}" if is_float else f"{fitted.integer_bits}"
 
 
 def find_duplicates(rows: Iterable[Mapping[str, Any]]) -> tuple[list[list[str]], int]:

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from serving.preprocess import ImageError, decode_image, prepare_image
+from serving.preprocess import ImageError, load_input
 from serving.problems import IMAGE_STATUS, ProblemError
 from serving.registry import Registry
 from serving.runtime import ModelHandle
+from tasks.params import load_params
 from tasks.workspace import Workspace, WorkspaceError
 
 
@@ -25,14 +26,18 @@ def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
         raise WorkspaceError(
             f"{home.root} has no champion; make one with: regraft train --workspace {home.root} --data DIR"
         )
+    limits = load_params(home.params).ingest
     files = _read_all(images)
     handle = ModelHandle.open(home.models_store / "versions" / champion)
-    return [{"image": str(image)} | _ask_handle(handle, content) | {"version": champion} for image, content in files]
+    return [
+        {"image": str(image)} | _ask_handle(handle, content, limits.max_pixels) | {"version": champion}
+        for image, content in files
+    ]
 
 
-def _ask_handle(handle: ModelHandle, content: bytes) -> dict[str, Any]:
+def _ask_handle(handle: ModelHandle, content: bytes, max_pixels: int) -> dict[str, Any]:
     try:
-        pixels = prepare_image(decode_image(content).pixels, handle.info.preprocess)
+        pixels = load_input(content, handle.info.preprocess, max_pixels=max_pixels)
     except ImageError as error:
         return ProblemError.of_image(error).to_json()
     probabilities = handle.predict(pixels[None]).probabilities[0]

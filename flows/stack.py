@@ -17,6 +17,7 @@ import httpx
 
 from serving.durable import write_json
 from serving.process import start_service, stop_service, wait_ready
+from serving.settings import PREFIX
 from tasks.params import load_params
 from tasks.workspace import Workspace
 
@@ -146,7 +147,8 @@ def start_runner(home: Workspace, api: str) -> subprocess.Popen[bytes]:
 
 def endpoint_settings(home: Workspace) -> dict[str, str]:
     """Return what ``params.yaml`` says of the endpoint, as its environment."""
-    return load_params(home.params).serve.to_environment()
+    params = load_params(home.params)
+    return params.serve.to_environment() | {f"{PREFIX}MAX_PIXELS": str(params.ingest.max_pixels)}
 
 
 @contextmanager

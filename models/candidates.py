@@ -10,6 +10,7 @@ import numpy as np
 
 from models.backbones import BackboneInput
 from serving.preprocess import PreprocessSpec
+from serving.value_range import ValueRange
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +61,15 @@ def list_fits(fit: Fit, profile: AspectProfile) -> list[SquareFit]:
     return ["squash"] if profile.near_square >= 0.9 else ["squash", "crop", "letterbox"]
 
 
-def describe_preprocess(wanted: BackboneInput, fit: SquareFit) -> PreprocessSpec:
-    """Return the preprocessing a backbone wants.
+def describe_preprocess(wanted: BackboneInput, fit: SquareFit, value_range: ValueRange | None = None) -> PreprocessSpec:
+    """Return the preprocessing a backbone wants, for images whose deep files fill ``value_range``.
 
     The whole shorter side is kept when cropping: a defect at the border must not be cut away.
     """
     interpolation = wanted.interpolation if wanted.interpolation in INTERPOLATIONS else "bicubic"
-    return PreprocessSpec(size_px=wanted.size_px, fit=fit, interpolation=interpolation, crop_share=1.0)
+    return PreprocessSpec(
+        size_px=wanted.size_px, fit=fit, interpolation=interpolation, crop_share=1.0, value_range=value_range
+    )
 
 
 def sample_rows(labels: np.ndarray, rows: np.ndarray, limit: int, seed: int) -> np.ndarray:

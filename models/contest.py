@@ -28,6 +28,7 @@ from models.training import build_classifier
 from models.transferability import bootstrap_best, mean_ranks
 from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
+from serving.value_range import ValueRange
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +47,15 @@ class Ground:
     pixels_for: PixelsFor
     config: SelectConfig
     store: FeatureStore
+    value_range: ValueRange | None = None
+
+    def preprocess(self, backbone: Backbone, fit: SquareFit) -> PreprocessSpec:
+        """Return how ``backbone`` wants these images."""
+        return describe_preprocess(read_input(backbone.folder), fit, self.value_range)
 
     def pixels(self, backbone: Backbone, fit: SquareFit) -> np.ndarray:
         """Return the images as ``backbone`` wants them."""
-        return self.pixels_for(describe_preprocess(read_input(backbone.folder), fit), self.rows)
+        return self.pixels_for(self.preprocess(backbone, fit), self.rows)
 
     def narrow(self, images: int) -> "Ground":
         """Return the same with at most so many of its images, stratified."""
@@ -60,7 +66,7 @@ class Ground:
         """Return what ``backbone`` shows on these images."""
         return rate_backbone(
             backbone,
-            describe_preprocess(read_input(backbone.folder), fit),
+            self.preprocess(backbone, fit),
             self.pixels(backbone, fit),
             self.codes,
             adapt_images=adapt_images,
@@ -84,6 +90,7 @@ def select_backbone(
     record: Mapping[str, float] | None = None,
     features: Path | None = None,
     latencies: Path | None = None,
+    value_range: ValueRange | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Selection, Backbone]:
     """Compare the candidates on training images; return the verdict and the chosen backbone.
@@ -100,6 +107,7 @@ def select_backbone(
         record: What earlier runs say of each candidate, greater is better; nothing when None.
         features: Folder of kept features; None keeps none.
         latencies: File of measured latencies; needed where ``max_latency_ms`` is set.
+        value_range: Which value is white in files deeper than 8 bits; becomes part of every preprocessing.
         progress: Called with (pieces of work done, pieces in all).
 
     Raises:
@@ -112,7 +120,7 @@ def select_backbone(
         raise ValueError("no backbone to choose from: none ships with this installation; give select.mirror or names.")
     profile = profile_aspects(sizes[parts == "train"])
     codes = np.unique(labels[rows], return_inverse=True)[1]
-    ground = Ground(rows, codes, pixels_for, config, FeatureStore(features))
+    ground = Ground(rows, codes, pixels_for, config, FeatureStore(features), value_range)
     recipe = (recipe or FinetuneConfig()).model_copy(update={"device": config.device, "threads": config.threads})
     with limit_threads(config.threads):
         entries, refused = admit(names, config, store, lock, latencies)

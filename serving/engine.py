@@ -26,7 +26,7 @@ from serving.predictions import (
     UnknownLabelError,
     UnknownPredictionError,
 )
-from serving.preprocess import ImageError, decode_image, prepare_image
+from serving.preprocess import ImageError, open_input, prepare_image
 from serving.problems import ProblemError
 from serving.quality import measure_quality
 from serving.runtime import ModelHandle, Prediction
@@ -184,7 +184,7 @@ class Engine:
         finally:
             path.unlink(missing_ok=True)
         spec = handle.info.preprocess
-        decoded = decode_image(data, max_pixels=self.settings.max_pixels, background=spec.background)
+        decoded = open_input(data, spec, max_pixels=self.settings.max_pixels)
         quality = measure_quality(decoded.pixels)
         return _Input(prepare_image(decoded.pixels, spec), quality, self._keep_image(data))
 

@@ -3,9 +3,7 @@
 Mean and standard deviation are not here: normalisation is a layer inside the ONNX graph.
 """
 
-import hashlib
 import io
-import json
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,13 +19,17 @@ from PIL import (  # importing a plugin registers its opener in Image.OPEN
     TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
 )
-from pydantic import BaseModel, Field
 
+from serving.spec import WHITE
+from serving.spec import PreprocessSpec as PreprocessSpec
+from serving.value_range import DeepValues, RangeError, ValueRange, read_deep, read_layout
 from serving.webp import read_webp_size
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO files open as JPEG and say MPO afterwards
 MAX_PIXELS = 25_000_000
-WHITE = (255, 255, 255)
+"""Largest image, in pixels, unless ``ingest.max_pixels`` says another number."""
+MOST_PIXELS = 100_000_000
+"""What that may be set to: decoding one such image takes about 0.7 GB. What was ingested is never above it."""
 ORIENTATION_TAG = 0x0112
 
 # What Pillow still warns about on this path (corrupt EXIF, malformed MPO index) leaves the pixels intact. A filter for
@@ -41,34 +43,14 @@ _RESAMPLING = {
 }
 
 
-class PreprocessSpec(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """How decoded pixels become the model's square input; part of the bundle."""
-
-    version: Literal[1] = 1
-    """Version of this definition; a change of behaviour needs a new one."""
-    size_px: int = Field(ge=1, le=4096)
-    """Side of the square the model sees."""
-    fit: Literal["squash", "crop", "letterbox"]
-    """squash ignores the aspect ratio, crop cuts the centre, letterbox pads."""
-    crop_share: float = Field(1.0, gt=0, le=1)
-    """crop only: the shorter side becomes round(size_px / crop_share) before the centre is cut."""
-    interpolation: Literal["bilinear", "bicubic", "lanczos"]
-    """Pillow's resampling filter, with its antialiasing."""
-    background: tuple[int, int, int] = WHITE
-    """Colour under transparency and around a letterboxed image."""
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the canonical JSON of this spec."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 class ImageError(ValueError):
     """Bytes that do not become pixels: a ``code`` for programs, the ``problem``, and ``advice`` on what to do."""
 
     def __init__(
-        self, code: Literal["empty", "too_large", "unsupported", "undecodable"], problem: str, advice: str
+        self,
+        code: Literal["empty", "too_large", "unsupported", "undecodable", "out_of_range"],
+        problem: str,
+        advice: str,
     ) -> None:
         super().__init__(f"{problem}; {advice}")
         self.code, self.problem, self.advice = code, problem, advice
@@ -84,7 +66,7 @@ class DecodedImage:
 
     ``pixels`` has shape (H, W, 3); ``width`` and ``height`` are those of ``pixels``, after the EXIF orientation.
     ``frames`` is exact for PNG, WEBP and MPO; in GIF and TIFF, where counting costs a pass over the file, 2 means two
-    or more.
+    or more. ``values`` are what a file deeper than 8 bits holds, upright, where a range was asked for.
     """
 
     pixels: np.ndarray
@@ -94,26 +76,42 @@ class DecodedImage:
     format: str
     frames: int
     exif_orientation: int
+    values: DeepValues | None = None
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    background: tuple[int, int, int] = WHITE,
+    value_range: ValueRange | Literal["own"] | None = None,
+    clip: bool = False,
 ) -> DecodedImage:
     """Return the first frame of an image file as upright 8-bit RGB.
 
-    Transparency is composited on ``background``, 16-bit grey is shifted to 8, CMYK is converted; ICC profiles are
-    ignored. Thread-safe; sizes are checked in the header, before pixels are decoded.
+    Transparency is composited on ``background``, CMYK is converted; ICC profiles are ignored. Thread-safe; sizes are
+    checked in the header, before pixels are decoded.
+
+    Args:
+        data: The bytes of the file.
+        max_pixels: Width times height above which nothing is decoded.
+        background: Colour under transparency.
+        value_range: Which value is white in files deeper than 8 bits. "own" takes the narrowest range that holds the
+            file's values. None shifts 16-bit values to 8 and takes floats from 0 to 1, as before there were ranges.
+        clip: Let everything above white be white, however much of the image it is.
 
     Raises:
         ImageError: With a code and the way out, for everything that cannot be read.
     """
     if not data:
         raise ImageError("empty", "the file has no bytes", "send a complete image file")
-    name = _identify(data)
+    name = identify_format(data)
     try:
-        return _decode(data, name, max_pixels, background)
+        return _decode(data, name, max_pixels, background, value_range, clip)
     except ImageError:
         raise
+    except RangeError as exc:
+        raise ImageError("out_of_range" if exc.is_outside else "undecodable", exc.problem, exc.advice) from exc
     except MemoryError as exc:
         raise ImageError("too_large", f"the {name} needs more memory than there is", "send a smaller image") from exc
     except Exception as exc:  # Pillow's plugins raise anything on hostile bytes: struct.error, SyntaxError, KeyError...
@@ -136,9 +134,16 @@ def prepare_image(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.array(canvas)
 
 
-def load_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def open_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int, clip: bool = False) -> DecodedImage:
+    """Return the image as a model of ``spec`` wants it decoded, in its own size; raises ImageError."""
+    return decode_image(
+        data, max_pixels=max_pixels, background=spec.background, value_range=spec.value_range, clip=clip
+    )
+
+
+def load_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int = MOST_PIXELS, clip: bool = False) -> np.ndarray:
     """Return the model's input, uint8 (size_px, size_px, 3), from the bytes of a file; raises ImageError."""
-    return prepare_image(decode_image(data, max_pixels=max_pixels, background=spec.background).pixels, spec)
+    return prepare_image(open_input(data, spec, max_pixels=max_pixels, clip=clip).pixels, spec)
 
 
 def _centre_box(size: tuple[int, int], spec: PreprocessSpec) -> tuple[float, float, float, float]:
@@ -149,8 +154,12 @@ def _centre_box(size: tuple[int, int], spec: PreprocessSpec) -> tuple[float, flo
     return left, top, left + side, top + side
 
 
-def _identify(data: bytes) -> str:
-    """Return the name of the accepted format whose signature ``data`` carries; the file name and type do not count."""
+def identify_format(data: bytes) -> str:
+    """Return the name of the accepted format whose signature ``data`` carries; the file name and type do not count.
+
+    Raises:
+        ImageError: If it is none of ``ACCEPTED_FORMATS``.
+    """
     for name in ACCEPTED_FORMATS:
         _, accept = Image.OPEN[name]
         if accept is not None and accept(data[:16]) is True:
@@ -172,21 +181,34 @@ def _guess(data: bytes) -> str:
     return "not an image of a known format"
 
 
-def _decode(data: bytes, name: str, max_pixels: int, background: tuple[int, int, int]) -> DecodedImage:
+def _decode(
+    data: bytes,
+    name: str,
+    max_pixels: int,
+    background: tuple[int, int, int],
+    value_range: ValueRange | Literal["own"] | None,
+    clip: bool,
+) -> DecodedImage:
     if name == "WEBP":  # its opener already allocates two whole canvases
         _check_size(read_webp_size(data), max_pixels)
     # The plugin is called directly: Image.open would check sizes against a process-wide limit that only warns at first.
     opener, _ = Image.OPEN[name]
     with opener(io.BytesIO(data), "") as image:
         _check_size(image.size, max_pixels)
+        layout = read_layout(image)  # now: asking a PNG for its EXIF block loads it
         mode, orientation, frames = image.mode, _read_orientation(image), _count_frames(image)
         image.seek(0)
         image.load()
         _check_size(image.size, max_pixels)
-        pixels = _to_rgb(image, background)
-        turned = _turn(pixels, _read_orientation(image))  # TIFF's loader has turned the image and dropped the tag
-    height, width = turned.shape[:2]
-    return DecodedImage(turned, width, height, mode, image.format or name, frames, orientation)
+        deep = None if value_range is None else read_deep(image, layout, lambda: opener(io.BytesIO(data), ""))
+        left = _read_orientation(image)  # TIFF's loader has turned the image and dropped the tag
+        if deep is None or value_range is None:
+            pixels = _turn(_to_rgb(image, background), left)
+        else:
+            deep = deep.turned(lambda picture: _turn(picture, left))
+            pixels = deep.render(deep.fit() if value_range == "own" else value_range, background, clip=clip)
+    height, width = pixels.shape[:2]
+    return DecodedImage(pixels, width, height, mode, image.format or name, frames, orientation, deep)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from serving.preprocess import MAX_PIXELS, MOST_PIXELS
+
 PREFIX = "REGRAFT_"
 
 
@@ -14,8 +16,6 @@ class ServeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
 
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
     """Largest request body; more is answered 413."""
-    max_pixels: int = Field(25_000_000, ge=1)
-    """Largest image, in pixels; more is answered 413 before it is decoded."""
     image_quota_bytes: int = Field(2 * 1024**3, ge=0)
     """Space for kept images, oldest out first; 0 keeps none, and then feedback cannot be trained on."""
     max_in_flight: int = Field(64, ge=1)
@@ -36,6 +36,9 @@ class ServeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
 class ServiceSettings(ServeConfig, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """Each field ``name`` is read from the environment variable ``REGRAFT_NAME``."""
 
+    max_pixels: int = Field(MAX_PIXELS, ge=1, le=MOST_PIXELS)
+    """Largest image, in pixels; more is answered 413 before it is decoded. It is ``ingest.max_pixels`` of the
+    workspace: what may be learned from may be asked about."""
     workspace: Path = Path()
     """The workspace whose registry is followed and whose log is written."""
 

@@ -18,7 +18,7 @@ from models.export import Parity
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
-from serving.preprocess import decode_image
+from serving.preprocess import MOST_PIXELS, PreprocessSpec, open_input
 from tasks.notes import list_notes
 from tasks.params import load_params
 from tasks.pixels import Part
@@ -46,7 +46,7 @@ def gather_content(
         checked=_list_checks(home, info, parity, selection, certificate),
         notes=list_notes(summary, validation, info.backbone.model_dump()),
         summary=summary,
-        samples=_show_samples(home, split),
+        samples=_show_samples(home, split, info.preprocess),
         validation=validation,
         quarantine=_read_json(home.dataset / "quarantine.json"),
         split={part: rows["label"].value_counts().sort_index().to_dict() for part, rows in split.groupby("part")},
@@ -54,8 +54,8 @@ def gather_content(
         choice={name: selection[name] for name in ("reason", "aspects", "fits", "rivals", "refused", "n")},
         history=_read_history(home.checkpoint / "history.csv"),
         training=_list_training(info),
-        examples=_show_answers(home, test, answers, info.labels, examples),
-        mistakes=_show_answers(home, test, answers, info.labels, mistakes),
+        examples=_show_answers(home, test, answers, info, examples),
+        mistakes=_show_answers(home, test, answers, info, mistakes),
         parity=parity.to_json(),
         certificate=certificate,
         lineage=read_lineage(home),
@@ -118,10 +118,10 @@ def _list_training(info: CheckpointInfo) -> dict[str, Any]:
     return {name: getattr(info, name) for name in names}
 
 
-def _show_samples(home: Workspace, split: pd.DataFrame) -> list[Picture]:
+def _show_samples(home: Workspace, split: pd.DataFrame, spec: PreprocessSpec) -> list[Picture]:
     rows = split[split["part"] == "train"].sort_values(["label", "sha256"]).groupby("label").head(SAMPLES_PER_CLASS)
     hashes = list(rows["sha256"])
-    images = [decode_image(image).pixels for image in read_images(home.dataset, hashes)]
+    images = [open_input(image, spec, max_pixels=MOST_PIXELS).pixels for image in read_images(home.dataset, hashes)]
     sources = _find_paths(home, hashes)
     return [
         Picture(pixels, label, source=source)
@@ -129,13 +129,15 @@ def _show_samples(home: Workspace, split: pd.DataFrame) -> list[Picture]:
     ]
 
 
-def _show_answers(home: Workspace, test: Part, answers: Answers, labels: list[str], rows: list[int]) -> list[Picture]:
-    hashes = [test.sha256s[row] for row in rows]
+def _show_answers(
+    home: Workspace, test: Part, answers: Answers, info: CheckpointInfo, rows: list[int]
+) -> list[Picture]:
+    hashes, labels = [test.sha256s[row] for row in rows], info.labels
     pictures = []
     for row, image, source in zip(rows, read_images(home.dataset, hashes), _find_paths(home, hashes), strict=True):
         probabilities = answers.probabilities[row]
         best = int(np.argmax(probabilities))
-        pixels = decode_image(image).pixels
+        pixels = open_input(image, info.preprocess, max_pixels=MOST_PIXELS).pixels
         pictures.append(Picture(pixels, labels[test.targets[row]], labels[best], float(probabilities[best]), source))
     return pictures
 

@@ -235,7 +235,7 @@ class _Prospect:
             opened = time.perf_counter()
             read.append(opened - started)
             try:
-                load_input(image, spec, max_pixels=limits.max_pixels)
+                load_input(image, spec, max_pixels=limits.max_pixels, clip=True)
             except ImageError:
                 continue  # ingest will say so
             squared.append(time.perf_counter() - opened)

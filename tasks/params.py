@@ -3,6 +3,7 @@
 Each section is declared beside the function that it configures; here they only come together.
 """
 
+import functools
 import io
 import logging
 from collections.abc import Mapping
@@ -33,8 +34,9 @@ RETIRED = {
     "gate.guarded": "the old line is always guarded",
     "gate.resamples": "the interval and its test are computed, not drawn",
     "gate.seed": "the interval and its test are computed, not drawn",
+    "serve.max_pixels": "ingest.max_pixels is the limit everywhere, also at the endpoint",
 }
-"""Keys of earlier releases that a workspace may still hold, with what became of them; they are read over."""
+"""Keys that older files may still hold, and what became of them; they are passed over with a word."""
 
 
 class ParamsError(ValueError):
@@ -79,7 +81,7 @@ def load_params(path: Path) -> Params:
         ParamsError: Naming every unknown key and every value out of its range.
     """
     try:
-        return Params.model_validate(drop_retired(path, yaml.safe_load(path.read_text()) or {}))
+        return Params.model_validate(_pass_over_retired(yaml.safe_load(path.read_text()) or {}, path))
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -100,24 +102,14 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
     except YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     for key, value in assignments.items():
+        if key in RETIRED:
+            raise ParamsError(f"{key} is no parameter any more: {RETIRED[key]}")
         _assign(document, key.split("."), value)
     try:
-        Params.model_validate(drop_retired(path, yaml.safe_load(_dump(editor, document))))
+        Params.model_validate(_pass_over_retired(yaml.safe_load(_dump(editor, document)), path))
     except ValidationError as error:
         raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
     write_bytes(path, _dump(editor, document).encode())
-
-
-def drop_retired(path: Path, document: Any) -> Any:
-    """Return ``document`` without the keys that earlier releases had, after saying which they are."""
-    if not isinstance(document, dict):
-        return document
-    for key, why in RETIRED.items():
-        section, name = key.split(".")
-        if isinstance(document.get(section), dict) and name in document[section]:
-            document[section] = {k: v for k, v in document[section].items() if k != name}
-            logger.debug("%s: %s is read over: %s", path, key, why)
-    return document
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:
@@ -136,6 +128,22 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ParamsError(f"--set {text!r}: the value is not YAML: {error}") from error
     return parsed
+
+
+def _pass_over_retired(content: Any, path: Path) -> Any:
+    """Return what a file says without the keys that are no longer read; each is named once."""
+    for key, instead in RETIRED.items():
+        section, _, name = key.partition(".")
+        group = content.get(section) if isinstance(content, dict) else None
+        if isinstance(group, dict) and name in group:
+            content = {**content, section: {n: value for n, value in group.items() if n != name}}
+            _say_once(f"{path}: {key} = {group[name]} is no longer read; {instead}. Remove the line")
+    return content
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def _assign(document: Any, path: list[str], value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data.brightness import read_value_range
 from models.contest import select_backbone
 from models.hub import list_backbones
 from models.selection import save_selection
@@ -45,6 +46,7 @@ def select(home: Workspace) -> None:
             record={name: value for name, value in record.items() if value is not None},
             features=home.features,
             latencies=home.latencies,
+            value_range=read_value_range(home.dataset),
             progress=progress,
         )
     save_selection(selection, backbone, home.selection)
