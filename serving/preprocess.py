@@ -4,7 +4,6 @@ Mean and standard deviation are not here: normalisation is a layer inside the ON
 """
 
 import hashlib
-import io
 import json
 import warnings
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from PIL import (  # importing a plugin registers its opener in Image.OPEN
 )
 from pydantic import BaseModel, Field
 
+from serving.effort import EffortError, check_opened, open_bounded
 from serving.webp import read_webp_size
 
 ACCEPTED_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO files open as JPEG and say MPO afterwards
@@ -68,7 +68,7 @@ class ImageError(ValueError):
     """Bytes that do not become pixels: a ``code`` for programs, the ``problem``, and ``advice`` on what to do."""
 
     def __init__(
-        self, code: Literal["empty", "too_large", "unsupported", "undecodable"], problem: str, advice: str
+        self, code: Literal["empty", "too_large", "unsupported", "undecodable", "too_costly"], problem: str, advice: str
     ) -> None:
         super().__init__(f"{problem}; {advice}")
         self.code, self.problem, self.advice = code, problem, advice
@@ -114,6 +114,8 @@ def decode_image(
         return _decode(data, name, max_pixels, background)
     except ImageError:
         raise
+    except EffortError as exc:
+        raise ImageError("too_costly", f"the {name} is too much work: {exc.problem}", exc.advice) from exc
     except MemoryError as exc:
         raise ImageError("too_large", f"the {name} needs more memory than there is", "send a smaller image") from exc
     except Exception as exc:  # Pillow's plugins raise anything on hostile bytes: struct.error, SyntaxError, KeyError...
@@ -177,8 +179,9 @@ def _decode(data: bytes, name: str, max_pixels: int, background: tuple[int, int,
         _check_size(read_webp_size(data), max_pixels)
     # The plugin is called directly: Image.open would check sizes against a process-wide limit that only warns at first.
     opener, _ = Image.OPEN[name]
-    with opener(io.BytesIO(data), "") as image:
+    with opener(open_bounded(data, name, max_pixels), "") as image:
         _check_size(image.size, max_pixels)
+        check_opened(image, data, max_pixels)
         mode, orientation, frames = image.mode, _read_orientation(image), _count_frames(image)
         image.seek(0)
         image.load()

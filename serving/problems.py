@@ -4,7 +4,7 @@ from starlette.responses import JSONResponse
 
 from serving.preprocess import ImageError
 
-IMAGE_STATUS = {"empty": 422, "undecodable": 422, "unsupported": 415, "too_large": 413}
+IMAGE_STATUS = {"empty": 422, "undecodable": 422, "unsupported": 415, "too_large": 413, "too_costly": 422}
 
 
 class ProblemError(Exception):
