@@ -16,6 +16,7 @@ from typing import IO, Any
 import httpx
 
 from serving.durable import write_json
+from serving.leash import end_tree, leash_command
 from serving.process import start_service, stop_service, wait_ready
 from serving.settings import PREFIX
 from tasks.params import load_params
@@ -81,7 +82,7 @@ def child_environment(home: Workspace, api: str | None = None) -> dict[str, str]
 
 
 def launch(command: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a process group of its own, its output going to ``log``."""
+    """Start ``command``, made by ``leash_command``, in a process group of its own, its output going to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     file: IO[bytes]
     with log.open("ab") as file:
@@ -96,17 +97,12 @@ def launch(command: list[str], log: Path, environment: dict[str, str]) -> subpro
 
 
 def stop(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> None:
-    """End a process and its whole group: politely, then by force, because the group may outlive its leader."""
-    _signal_group(process, signal.SIGTERM)
+    """End a process and all it started: politely, then by force, because a group may outlive its leader."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(patience_s)
-    _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    end_tree(process)
 
 
 def start_server(home: Workspace, port: int | None = None) -> Server:
@@ -114,7 +110,7 @@ def start_server(home: Workspace, port: int | None = None) -> Server:
     port = port or free_port()
     require_free(port)
     log = home.logs / "prefect-server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = leash_command("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
     environment = child_environment(home) | {"PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api"}
     environment.pop("PREFECT_API_URL", None)
     return Server(launch(command, log, environment), f"http://127.0.0.1:{port}/api", log)
@@ -141,7 +137,7 @@ def wait_server(server: Server, timeout_s: float = 180.0) -> None:
 
 def start_runner(home: Workspace, api: str) -> subprocess.Popen[bytes]:
     """Start ``regraft deploy``, which registers the deployments and runs what is due."""
-    command = [sys.executable, "-m", "flows.cli", "deploy", "--workspace", str(home.root)]
+    command = leash_command("flows.cli", "deploy", "--workspace", str(home.root))
     return launch(command, home.logs / "runner.log", child_environment(home, api))
 
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import secrets
 import sqlite3
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from serving.settings import ServiceSettings
 from serving.slots import Slots, SlotState
 
 logger = logging.getLogger(__name__)
+
+DECODERS_END_S = 2.0
+"""At a stop, what an image may still take to be decoded after its request was given up."""
 
 
 class Answer(BaseModel):
@@ -83,13 +87,16 @@ class Engine:
         self.log.start()
         self.slots.start()
 
-    def close(self) -> None:
-        """Stop taking requests, answer what is under way, flush the log."""
+    def close(self) -> bool:
+        """Stop taking requests, answer what is under way, flush the log; False if an image is still being decoded."""
         self._is_stopping = True
         self.slots.stop()
-        self._decoders.shutdown()
+        idle = threading.Thread(target=self._decoders.shutdown, kwargs={"cancel_futures": True}, daemon=True)
+        idle.start()
+        idle.join(DECODERS_END_S)
         self.batcher.close()
         self.log.close()
+        return not idle.is_alive()
 
     async def predict(self, path: Path) -> Answer:
         """Return the logged answer for the image file at ``path``, which is removed.

@@ -3,7 +3,6 @@
 Mean and standard deviation are not here: normalisation is a layer inside the ONNX graph.
 """
 
-import io
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from PIL import (  # importing a plugin registers its opener in Image.OPEN
     WebPImagePlugin,  # noqa: F401
 )
 
+from serving.effort import EffortError, check_opened, open_bounded
 from serving.spec import WHITE
 from serving.spec import PreprocessSpec as PreprocessSpec
 from serving.value_range import DeepValues, RangeError, ValueRange, read_deep, read_layout
@@ -48,7 +48,7 @@ class ImageError(ValueError):
 
     def __init__(
         self,
-        code: Literal["empty", "too_large", "unsupported", "undecodable", "out_of_range"],
+        code: Literal["empty", "too_large", "unsupported", "undecodable", "out_of_range", "too_costly"],
         problem: str,
         advice: str,
     ) -> None:
@@ -112,6 +112,8 @@ def decode_image(
         raise
     except RangeError as exc:
         raise ImageError("out_of_range" if exc.is_outside else "undecodable", exc.problem, exc.advice) from exc
+    except EffortError as exc:
+        raise ImageError("too_costly", f"the {name} is too much work: {exc.problem}", exc.advice) from exc
     except MemoryError as exc:
         raise ImageError("too_large", f"the {name} needs more memory than there is", "send a smaller image") from exc
     except Exception as exc:  # Pillow's plugins raise anything on hostile bytes: struct.error, SyntaxError, KeyError...
@@ -193,14 +195,19 @@ def _decode(
         _check_size(read_webp_size(data), max_pixels)
     # The plugin is called directly: Image.open would check sizes against a process-wide limit that only warns at first.
     opener, _ = Image.OPEN[name]
-    with opener(io.BytesIO(data), "") as image:
+    with opener(open_bounded(data, name, max_pixels), "") as image:
         _check_size(image.size, max_pixels)
+        check_opened(image, data, max_pixels)
         layout = read_layout(image)  # now: asking a PNG for its EXIF block loads it
         mode, orientation, frames = image.mode, _read_orientation(image), _count_frames(image)
         image.seek(0)
         image.load()
         _check_size(image.size, max_pixels)
-        deep = None if value_range is None else read_deep(image, layout, lambda: opener(io.BytesIO(data), ""))
+        deep = (
+            None
+            if value_range is None
+            else read_deep(image, layout, lambda: opener(open_bounded(data, name, max_pixels), ""))
+        )
         left = _read_orientation(image)  # TIFF's loader has turned the image and dropped the tag
         if deep is None or value_range is None:
             pixels = _turn(_to_rgb(image, background), left)

@@ -4,7 +4,14 @@ from starlette.responses import JSONResponse
 
 from serving.preprocess import ImageError
 
-IMAGE_STATUS = {"empty": 422, "undecodable": 422, "out_of_range": 422, "unsupported": 415, "too_large": 413}
+IMAGE_STATUS = {
+    "empty": 422,
+    "undecodable": 422,
+    "out_of_range": 422,
+    "too_costly": 422,
+    "unsupported": 415,
+    "too_large": 413,
+}
 
 
 class ProblemError(Exception):

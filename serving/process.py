@@ -2,18 +2,20 @@
 
 import contextlib
 import os
-import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from serving.leash import end_tree, leash_command
+from serving.scratch import claim_scratch
 from serving.silence import SILENT
 
 TARGET = "serving.service:Regraft"
 STOP_TIMEOUT_S = 20.0
+GRACE_S = 10
+"""Requests under way are given so many whole seconds to end; then they are cut."""
 ASK_AGAIN_S = 1.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy between us and loopback
 
@@ -25,7 +27,7 @@ class ServiceStartError(RuntimeError):
 def start_service(
     workspace: Path, port: int, *, host: str = "127.0.0.1", log: Path, settings: dict[str, str] | None = None
 ) -> subprocess.Popen:
-    """Start the service of ``workspace`` in its own process group and return at once.
+    """Start the service of ``workspace`` in its own process group and return at once; it ends when this process does.
 
     Args:
         workspace: Its registry is followed; state goes below its ``.regraft``.
@@ -36,19 +38,23 @@ def start_service(
     """
     workspace = Path(workspace).resolve()
     state = workspace / ".regraft" / "bentoml"
-    for folder in (state / "tmp", Path(log).parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "bentoml", "serve", TARGET, "--host", host, "--port", str(port)]
-    with Path(log).open("ab") as output:
-        return subprocess.Popen(
-            command,
-            cwd=state,
-            env=_make_environment(workspace, state) | (settings or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    scratch, claim = claim_scratch(state / "tmp")
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    options = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(GRACE_S)]
+    try:
+        with Path(log).open("ab") as output:
+            return subprocess.Popen(
+                leash_command("bentoml", "serve", TARGET, *options),
+                cwd=state,
+                env=_make_environment(workspace, state, scratch) | (settings or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(claim,),
+            )
+    finally:
+        os.close(claim)
 
 
 def wait_ready(
@@ -76,7 +82,7 @@ def wait_ready(
 
 
 def stop_service(process: subprocess.Popen, timeout_s: float = STOP_TIMEOUT_S) -> int:
-    """Ask the service to finish, wait, kill what is left of its group, and return the exit code; safe to call twice.
+    """Ask the service to finish, wait, kill what is left of it, and return the exit code; safe to call twice.
 
     Only the supervisor is asked: were its worker to end by itself, it would start another. It is asked again and again:
     while it looks after its workers it drops the request (circus: ``ConflictError``, unlogged).
@@ -86,19 +92,17 @@ def stop_service(process: subprocess.Popen, timeout_s: float = STOP_TIMEOUT_S) -
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(ASK_AGAIN_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
+    return end_tree(process)
 
 
-def _make_environment(workspace: Path, state: Path) -> dict[str, str]:
+def _make_environment(workspace: Path, state: Path, scratch: Path) -> dict[str, str]:
     return (
         SILENT
         | os.environ
         | {
             "REGRAFT_WORKSPACE": str(workspace),
             "BENTOML_HOME": str(state),  # nothing is written below the user's home
-            "TMPDIR": str(state / "tmp"),
+            "TMPDIR": str(scratch),
             "PYTHONUNBUFFERED": "1",
         }
     )

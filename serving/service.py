@@ -2,6 +2,7 @@
 ``REGRAFT_WORKSPACE=DIR bentoml serve serving.service:Regraft``.
 """
 
+import os
 from pathlib import Path
 
 import bentoml
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from serving import silence  # noqa: F401
 from serving.engine import Answer, Engine, FeedbackReceipt
+from serving.leash import hold_worker
 from serving.limits import BodyLimits
 from serving.page import render_page
 from serving.problems import ProblemError
@@ -51,6 +53,7 @@ class Regraft:
     """Classifies images with the champion of a workspace's registry."""
 
     def __init__(self) -> None:
+        hold_worker()
         self.engine = Engine(SETTINGS)
         self.engine.start()
 
@@ -84,7 +87,8 @@ class Regraft:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Flush the log after the last request."""
-        self.engine.close()
+        if not self.engine.close():
+            os._exit(0)  # Python would wait for the decoder that is still at work
 
 
 Regraft.add_asgi_middleware(

@@ -102,7 +102,7 @@ def answer_sample(home: Workspace, version: str, sample: JudgingSample, batch: i
     handle = ModelHandle.open(home.models_store / "versions" / version)
     spec = handle.info.preprocess
     pixels = load_pixels(home.dataset, sample.test.sha256s, spec, home.cache)
-    late = [load_input(read_image(home.images, sha256) or b"", spec) for sha256 in sample.extra]
+    late = [load_input(read_image(home.images, sha256) or b"", spec, clip=True) for sha256 in sample.extra]
     named: list[str] = []
     with show_progress(f"judging {version}") as progress:
         for images in (pixels, np.stack(late) if late else pixels[:0]):

@@ -14,7 +14,7 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
-    "alarms", "content", "duration", "graph", "intake", "judgements", "params", "pixels", "progress", "provenance",
+    "alarms", "content", "duration", "graph", "intake", "judgements", "notes", "params", "pixels", "progress", "provenance",
     "repository", "runs", "samples", "settle", "step", "summary", "turns", "workspace",
 }  # fmt: skip
 
