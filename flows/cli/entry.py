@@ -19,10 +19,20 @@ BAD_INPUT = {
     "IntakeError",
     "ParamsError",
     "RegistryError",
+    "RemoteMovedOnError",
     "WorkspaceError",
 }
 SAID_NO = {"DataValidationError", "ParityError"}
-SPEAKS_FOR_ITSELF = {"AskError", "DemoFailed", "DeviceError", "ServiceStartError", "StackError", "WorkspaceBusy"}
+SPEAKS_FOR_ITSELF = {
+    "AskError",
+    "DemoFailed",
+    "DeviceError",
+    "RemoteError",
+    "ServiceStartError",
+    "StackError",
+    "StorageError",
+    "WorkspaceBusy",
+}
 
 
 def main() -> None:

@@ -76,6 +76,46 @@ def restore(
     answer({"version": full, "workspace": str(restored.root)}, as_json, f"version {full} is at {restored.root}")
 
 
+@app.command(epilog="Example: regraft push --workspace W")
+def push(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Send data, versions, pointer, journal and history to the DVC remote, where other copies find them.
+
+    Every training does so at its end; after a promotion or rollback by hand it is yours to do. Exit code 2 if another
+    copy changed the pointer meanwhile: settle it with `regraft pull`.
+    """
+    from tasks.push import push as push_all
+    from tasks.turns import take_turn
+
+    home = open_workspace(workspace)
+    with take_turn(home, "make"):
+        sent = push_all(home)
+    answer({"objects": sent}, as_json, f"{sent} objects sent; the remote has all versions and the journal")
+
+
+@app.command(epilog="Example: git clone REPO W && regraft pull --workspace W && regraft serve --workspace W")
+def pull(
+    workspace: WorkspaceOption = HERE,
+    every: Annotated[
+        bool, typer.Option("--all", help="Get every version, not only champion, challenger and previous.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Get data, versions, pointer, journal and history that other copies sent to the DVC remote.
+
+    This is all that a fresh `git clone` of a workspace needs to serve and to train: `dvc pull` brings the data only.
+    Where both copies changed the pointer, the remote's stands, and what was promoted here becomes its challenger.
+    """
+    from tasks.push import pull as pull_all
+    from tasks.turns import take_turn
+
+    home = open_workspace(workspace)
+    with take_turn(home, "make"):
+        came, exchange = pull_all(home, every=every)
+    roles = (f"{role} {getattr(exchange.pointer, role) or '-'}" for role in ("champion", "challenger", "previous"))
+    lines = [f"{came} objects and {exchange.versions} versions came", *exchange.notes, ", ".join(roles)]
+    answer({"objects": came} | exchange.to_json(), as_json, "\n".join(lines))
+
+
 def _row(entry: VersionEntry) -> dict[str, Any]:
     return {
         "version": entry.version,
