@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.train import make_version
 from tasks.collect import RetrainReport, collect
+from tasks.preflight import preflight
 from tasks.turns import take_turn
 from tasks.workspace import open_workspace
 
@@ -20,6 +21,7 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
     """
     home = open_workspace(workspace)
     with take_turn(home, "make"):
+        preflight(home)
         batch = collect(home, force=force)
         if not batch.sufficient:
             return RetrainReport(batch, None)

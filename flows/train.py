@@ -11,6 +11,7 @@ from tasks.finetune import finetune
 from tasks.gate import gate
 from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
+from tasks.preflight import preflight
 from tasks.promote import promote
 from tasks.push import push
 from tasks.record import recall, remember
@@ -34,6 +35,7 @@ def train(workspace: Path, data: Path | None = None, by: str = "train") -> Train
     """
     home = open_workspace(workspace)
     with take_turn(home, "make"):
+        preflight(home)
         if data is None:
             rescan(home)
         else:

@@ -123,6 +123,10 @@ class Registry:
         """Return the changes that took effect, oldest first."""
         return keep_effective(read_entries(self.store / JOURNAL_FILE), self.pointer().seq)
 
+    def last_swap(self) -> JournalEntry | None:
+        """Return the change that made the present champion answer, None if nothing ever did."""
+        return next((entry for entry in reversed(self.journal()) if entry.action in ("promote", "rollback")), None)
+
     def challenge(self, version: str, by: str, reason: str) -> Pointer:
         """Make ``version`` the challenger; nothing is written if it already is.
 

@@ -22,6 +22,9 @@ DVC_IGNORED = (
 GIT_IGNORED = (
     "# Bytes are DVC's. Runtime state stays here: kept images of production, predictions, logs, caches, remote.",
     "/.regraft/",
+    "/.dvc/cache",
+    "/.dvc/tmp",
+    "/.dvc/config.local",
     "/data/store/*",
     "!/data/store/intake.json",
     "!/data/store/frozen.csv",

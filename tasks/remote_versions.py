@@ -11,7 +11,7 @@ from serving.bundle import INFO_FILE, BundleError, open_bundle
 from serving.durable import replace_folder
 from serving.registry import Registry
 from tasks.depot import Depot, RemoteError
-from tasks.register import keep_lineage
+from tasks.lineage import keep_lineage
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from serving.journal import RegistryError
 from serving.registry import Registry, VersionEntry
 from tasks.workspace import open_workspace
 
@@ -54,10 +55,20 @@ def rollback(
     reason: Annotated[str, typer.Option(help="For the journal.")] = "by hand",
     as_json: JsonOption = False,
 ) -> None:
-    """Give the answer back to the previous champion."""
+    """Give the answer back to the previous champion. Once: a second time would bring the faulty one back.
+
+    A version that was rolled back is not promoted again by a run; `regraft promote` does it by name.
+    """
     registry = Registry(open_workspace(workspace).models_store)
-    registry.rollback(by="command line", reason=reason)
-    _answer_pointer(registry, as_json)
+    before, last = registry.pointer(), registry.last_swap()
+    if last is not None and last.action == "rollback":
+        raise RegistryError(
+            f"{before.champion} answers because of a rollback already; another one would bring {before.previous} back. "
+            f"If you want that: regraft promote {before.previous}. To go further back, name a version: regraft models"
+        )
+    after = registry.rollback(by="command line", reason=reason)
+    said = f"rolled back from {before.champion} to {after.champion}; to undo it: regraft promote {after.previous}"
+    answer(asdict(after), as_json, said)
 
 
 @app.command(epilog="Example: regraft restore 3f9a --workspace W --into old/")

@@ -14,7 +14,7 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
-    "content", "depot", "duration", "graph", "intake", "params", "pins", "pixels", "preflight", "progress",
+    "content", "depot", "duration", "graph", "intake", "lineage", "params", "pins", "pixels", "preflight", "progress",
     "provenance", "remote_journal", "remote_lines", "remote_versions", "repository", "retention", "runs", "sharing",
     "step", "summary", "turns", "workspace",
 }  # fmt: skip
