@@ -23,6 +23,7 @@ from data.intake import Source, check_sources, fingerprint_listing, list_source
 from data.manifest import write_manifest
 from data.reading import Row, read_entry
 from data.shards import ShardWriter
+from data.stored import STORED, Stock, find_stored, list_stored
 from data.summary import IngestSummary, summarise_dataset
 from serving.durable import replace_folder, write_json
 from serving.preprocess import MAX_PIXELS, MOST_PIXELS
@@ -60,15 +61,24 @@ class Quarantined:
 
 
 def ingest_sources(
-    sources: list[Source], into: Path, config: IngestConfig, *, progress: Progress | None = None
+    sources: list[Source],
+    into: Path,
+    config: IngestConfig,
+    *,
+    known: Path | None = None,
+    progress: Progress | None = None,
 ) -> IngestSummary:
     """Read every image of ``sources`` and put the dataset at ``into``, replacing what was there in one step.
+
+    What the dataset at ``into`` holds already is taken from there: sources of the kind "stored" altogether, and of the
+    others every file that ``known`` says did not change. Either way the same bytes are decoded and measured anew.
 
     Args:
         sources: In the order in which the manifest lists them.
         into: Folder for ``manifest.parquet``, ``shards/``, ``quarantine.json``, ``corrections.json`` (labels changed by
             what production said of the same image) and ``summary.json``.
         config: Limits.
+        known: Table of the files that were read the last time; None reads them all.
         progress: Called with (files read, files listed).
 
     Raises:
@@ -76,10 +86,10 @@ def ingest_sources(
             unreadable; ``into`` is then as it was.
     """
     check_sources(sources)
-    listings = [_list_again(source) for source in sources]
     temporary = _make_room(into)
     try:
-        rows, quarantined = _read_all(sources, listings, temporary, config, progress)
+        listings, stock = [_list_again(source, into) for source in sources], Stock(into, known)
+        rows, quarantined = _read_all(sources, listings, temporary, config, stock, progress)
         _check_readable(sources, len(rows), quarantined, config.max_unreadable_share)
         corrections = correct_labels(rows)
         refused = [asdict(item) for item in quarantined]
@@ -90,6 +100,7 @@ def ingest_sources(
         write_json(temporary / "summary.json", asdict(summary))
         write_json(temporary / "corrections.json", [asdict(item) for item in corrections])
         replace_folder(temporary, into)
+        stock.save()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("ingest done images=%d distinct=%d quarantined=%d", summary.images, summary.distinct, len(refused))
@@ -111,7 +122,14 @@ def map_ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator
                 waiting.cancel()
 
 
-def _list_again(source: Source) -> Listing:
+def _list_again(source: Source, dataset: Path) -> Listing:
+    if source.kind == STORED:
+        return list_stored(dataset, source)
+    if not source.path.exists() and (stored := find_stored(dataset, source)):
+        logger.warning(
+            "source %s is not at %s; its %d files are those of the data set", source.name, source.path, stored.files
+        )
+        return list_stored(dataset, stored)
     listing = list_source(source.path)
     if fingerprint_listing(source.path, listing) != source.fingerprint:
         logger.warning("source %s changed since it was taken in; the next scan will notice it again", source.name)
@@ -122,6 +140,8 @@ def _make_room(into: Path) -> Path:
     """Return a new folder beside ``into``, after removing what killed runs left there."""
     into.parent.mkdir(parents=True, exist_ok=True)
     temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
+    if not into.exists() and (retired := sorted(into.parent.glob(f".{into.name}.*.old"))):
+        retired[0].rename(into)  # killed between the two renames; it may be all that is left of a source
     for left in [*into.parent.glob(f".{into.name}.*.tmp"), *into.parent.glob(f".{into.name}.*.old")]:
         if left == temporary or not _is_running(left.name.split(".")[-2]):
             shutil.rmtree(left, ignore_errors=True)
@@ -140,22 +160,28 @@ def _is_running(pid: str) -> bool:
 
 
 def _read_all(
-    sources: list[Source], listings: list[Listing], dataset: Path, config: IngestConfig, progress: Progress | None
+    sources: list[Source],
+    listings: list[Listing],
+    dataset: Path,
+    config: IngestConfig,
+    stock: Stock,
+    progress: Progress | None,
 ) -> tuple[list[Row], list[Quarantined]]:
     """Return manifest rows and quarantined files, both by source, then path; the shards are on the disk by then."""
 
     def read(entry: Entry) -> tuple[Row | Refusal, bytes]:
-        return read_entry(entry, max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+        return read_entry(entry, max_bytes=config.max_bytes, max_pixels=config.max_pixels, image=stock.find(entry))
 
     writer, rows, quarantined = ShardWriter(dataset), [], []
     total, done = sum(len(listing.entries) for listing in listings), itertools.count(1)
     for source, listing in zip(sources, listings, strict=True):
         refused = list(listing.refused)
-        for row, image in map_ahead(read, iter(listing.entries)):
+        for entry, (row, image) in zip(listing.entries, map_ahead(read, iter(listing.entries)), strict=True):
             if isinstance(row, Refusal):
                 refused.append(row)
             else:
                 writer.add(row["sha256"], image)
+                stock.note(entry, row["sha256"])
                 rows.append({**row, "source": source.name})
             if progress:
                 progress(next(done), total)

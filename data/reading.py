@@ -16,16 +16,21 @@ class _Refused(Exception):  # noqa: N818 - becomes a Refusal
     """Carries (reason, detail) out of the functions below."""
 
 
-def read_entry(entry: Entry, *, max_bytes: int, max_pixels: int) -> tuple[Row | Refusal, bytes]:
+def read_entry(
+    entry: Entry, *, max_bytes: int, max_pixels: int, image: bytes | None = None
+) -> tuple[Row | Refusal, bytes]:
     """Return the manifest row of one file with its bytes, or why there is none (then without bytes).
 
     Args:
         entry: As it was listed; a file that is another one by now is refused.
         max_bytes: File size above which nothing is read.
         max_pixels: Width times height above which nothing is decoded.
+        image: Its bytes, where they are at hand; the file is then not opened.
     """
     try:
-        image = _read_bytes(entry, max_bytes)
+        if entry.size > max_bytes:
+            raise _Refused("too_large", f"the file has {entry.size} bytes, at most {max_bytes} are read")
+        image = _read_bytes(entry) if image is None else image
         return _measure(entry, image, max_pixels), image
     except _Refused as refused:
         reason, detail = refused.args
@@ -38,10 +43,8 @@ def read_entry(entry: Entry, *, max_bytes: int, max_pixels: int) -> tuple[Row | 
     return Refusal(entry.path, entry.label, reason, detail), b""
 
 
-def _read_bytes(entry: Entry, max_bytes: int) -> bytes:
+def _read_bytes(entry: Entry) -> bytes:
     """Return the content of a regular file that is as it was listed, before and after reading; never blocks."""
-    if entry.size > max_bytes:
-        raise _Refused("too_large", f"the file has {entry.size} bytes, at most {max_bytes} are read")
     try:
         descriptor = os.open(entry.file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

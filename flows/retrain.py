@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.train import judge_version, make_version
 from tasks.collect import RetrainReport, collect
+from tasks.preflight import preflight
 from tasks.settle import find_unsettled
 from tasks.turns import take_turn
 from tasks.workspace import open_workspace
@@ -24,6 +25,7 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         waiting = find_unsettled(home)
         if waiting is not None:
             return RetrainReport(None, judge_version(home, waiting, "retrain"))
+        preflight(home)
         batch = collect(home, force=force)
         if not batch.sufficient:
             return RetrainReport(batch, None)

@@ -13,6 +13,7 @@ from tasks.gate import gate
 from tasks.graph import StageRun
 from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
+from tasks.preflight import preflight
 from tasks.promote import promote
 from tasks.push import push
 from tasks.record import recall, remember
@@ -36,6 +37,7 @@ def train(workspace: Path, data: Path | None = None, by: str = "train") -> Train
     """
     home = open_workspace(workspace)
     with take_turn(home, "make"):
+        preflight(home)
         if data is None:
             rescan(home)
         else:
@@ -48,14 +50,15 @@ def make_version(home: Workspace, by: str) -> TrainReport:
     stages = [ingest(home), validate(home), split(home)]
     recall(home)
     stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
-    report = judge_version(home, register(home), by, stages)
+    version = register(home)
     remember(home)
-    push(home)
-    return report
+    return judge_version(home, version, by, stages)
 
 
 def judge_version(home: Workspace, version: str, by: str, stages: Sequence[StageRun] = ()) -> TrainReport:
-    """Ask the gate about a registered version and do what it says."""
+    """Ask the gate about a registered version, do what it says, and share what came of it."""
     verdict = gate(home, version)
     decision = promote(home, version, verdict, by)
-    return summarize(home, by, version, decision, verdict, list(stages))
+    report = summarize(home, by, version, decision, verdict, list(stages))
+    push(home)
+    return report

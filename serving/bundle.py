@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from serving.durable import encode_json, write_json
+from serving.litter import is_litter
 from serving.preprocess import PreprocessSpec
 
 INFO_FILE = "bundle.json"
@@ -182,10 +183,15 @@ def _check_files(folder: Path, listed: dict[str, str]) -> list[str]:
 
 
 def _hash_files(folder: Path) -> dict[str, str]:
-    """Return the hash of every file below ``folder`` but ``bundle.json``; links are named, never followed."""
+    """Return the hash of every file below ``folder`` but ``bundle.json``; links are named, never followed.
+
+    What a desktop leaves in a folder that it shows is not read by anybody and does not make a bundle another one.
+    """
     hashes = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if any(is_litter(part) for part in path.relative_to(folder).parts):
+            continue
         if path.is_symlink():
             hashes[name] = f"link to {path.readlink()}"
         elif path.is_file() and name != INFO_FILE:

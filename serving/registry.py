@@ -15,23 +15,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from serving.bundle import BundleError, BundleInfo, open_bundle
-from serving.durable import replace_folder, write_json
-from serving.journal import JournalEntry, RegistryError, append_entry, keep_effective, read_entries
+from serving.durable import replace_folder, write_bytes, write_json
+from serving.journal import (
+    JournalEntry,
+    Pointer,
+    RegistryError,
+    append_entry,
+    encode_entry,
+    keep_effective,
+    read_entries,
+    replay,
+)
 
 POINTER_FILE = "pointer.json"
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = ".registry.lock"
 VERSIONS_FOLDER = "versions"
-
-
-@dataclass(frozen=True, slots=True)
-class Pointer:
-    """Which version answers (champion), wants to (challenger) and is one command away (previous)."""
-
-    champion: str | None = None
-    challenger: str | None = None
-    previous: str | None = None
-    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,10 @@ class Registry:
         """Return the changes that took effect, oldest first."""
         return keep_effective(read_entries(self.store / JOURNAL_FILE), self.pointer().seq)
 
+    def last_swap(self) -> JournalEntry | None:
+        """Return the change that made the present champion answer, None if nothing ever did."""
+        return next((entry for entry in reversed(self.journal()) if entry.action in ("promote", "rollback")), None)
+
     def challenge(self, version: str, by: str, reason: str) -> Pointer:
         """Make ``version`` the challenger; nothing is written if it already is.
 
@@ -179,6 +182,27 @@ class Registry:
 
         return self._change("reject", version, by, reason, change)
 
+    def adopt(self, entries: list[JournalEntry], seen: int) -> Pointer:
+        """Take over the history ``entries``, which another copy of the workspace wrote, and the pointer it leads to.
+
+        Args:
+            entries: From the first one on.
+            seen: Where the pointer stood when that was decided.
+
+        Raises:
+            RegistryError: If the pointer moved meanwhile, or the version that would answer is not there whole.
+        """
+        with self._writing():
+            if self.pointer().seq != seen:
+                raise RegistryError(f"the pointer moved from {seen} to {self.pointer().seq} meanwhile; try again")
+            after = replay(entries)[-1]
+            if after.champion is not None:
+                self._require(after.champion, verify=True)
+            # Killed between the two writes, what is above the old pointer is void, and the next call does it again.
+            write_bytes(self.store / JOURNAL_FILE, b"".join(map(encode_entry, entries)))
+            write_json(self.store / POINTER_FILE, asdict(after))
+            return after
+
     def _change(
         self, action: str, version: str | None, by: str, reason: str, change: Callable[[Pointer], Pointer]
     ) -> Pointer:
@@ -231,9 +255,13 @@ class Registry:
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     def _remove_leftovers(self) -> None:
-        """Remove what writers left that died; we hold the lock, so nobody is writing it."""
+        """Remove what writers left that died; we hold the lock, so nobody is writing it.
+
+        Other hidden files are a desktop's, and come back whenever they are removed.
+        """
         for path in self.folder.glob(".*"):
-            shutil.rmtree(path)
+            if path.name.endswith((".tmp", ".old")) and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
         for path in self.store.glob(f".{POINTER_FILE}.*.tmp"):
             path.unlink()
 

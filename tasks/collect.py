@@ -102,6 +102,6 @@ def learned_batches(home: Workspace) -> set[str]:
     A batch whose retraining was killed is not among them: its images are fresh still, and the next one takes them.
     """
     names: set[str] = set()
-    for intake in home.lineage.glob("*/data/store/intake.json"):
+    for intake in home.lineage.glob("[!.]*/data/store/intake.json"):
         names |= {source.name for source in read_intake(intake)}
     return names

@@ -10,7 +10,7 @@ from tasks.workspace import Workspace
 
 @stage
 def ingest(home: Workspace) -> None:
-    """Open, measure and hash every image; write shards, manifest and quarantine."""
+    """Open, measure and hash every image; write shards, manifest and quarantine. Only what is new is read."""
     config = load_params(home.params).ingest
     with show_progress("reading images") as progress:
-        ingest_sources(read_intake(home.intake), home.dataset, config, progress=progress)
+        ingest_sources(read_intake(home.intake), home.dataset, config, known=home.known_files, progress=progress)

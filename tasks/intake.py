@@ -1,14 +1,21 @@
 """What enters the graph: the list of sources, and the rows whose part of the split is already decided."""
 
+import hashlib
 import io
+import logging
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
-from data.intake import Source, read_intake, scan_source, write_intake
+from data.entries import IntakeError
+from data.intake import Source, list_source, read_intake, scan_source, write_intake
 from data.splits import read_split
+from data.stored import STORED, find_lost, find_stored
 from serving.durable import write_bytes
 from tasks.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 ORIGIN = "origin"
 """Name of the source that the user gave; batches of feedback are named by their hash."""
@@ -21,14 +28,19 @@ def take_in(home: Workspace, path: Path) -> None:
 
 
 def rescan(home: Workspace) -> None:
-    """Look at the known sources again, so that images added to the user's folder are noticed."""
+    """Look at the known sources again, so that images added to the user's folder are noticed.
+
+    A source that is not there any more goes on with what the data set holds of it, and that is said.
+    """
     if home.intake.exists():
-        origins = [scan_source(Path(source.path), ORIGIN) for source in _known(home) if source.name == ORIGIN]
-        _update(home, [*origins, *_batches(home)])
+        _update(home, [_look_again(home, source) for source in _known(home)])
 
 
 def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
     """Add a folder of labelled production images to the sources; adding it again changes nothing.
+
+    What the data set holds of the other sources stays, whatever became of their files: nobody watches a retraining.
+    Files that are new in them are read.
 
     Args:
         home: The workspace.
@@ -36,7 +48,8 @@ def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
         keep: Earlier batches that stay; one that no version was made with is superseded by this one.
     """
     others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep - {batch.name}]
-    _update(home, [*others, _scan_batch(home, batch.name)])
+    kept = [_keep(home, source) for source in others]
+    _update(home, [*kept, scan_source(_place(home, batch.name, batch), batch.name)])
 
 
 def _known(home: Workspace) -> list[Source]:
@@ -44,12 +57,52 @@ def _known(home: Workspace) -> list[Source]:
 
 
 def _batches(home: Workspace) -> list[Source]:
-    return [_scan_batch(home, source.name) for source in _known(home) if source.name != ORIGIN]
+    return [_look_again(home, source) for source in _known(home) if source.name != ORIGIN]
 
 
-def _scan_batch(home: Workspace, name: str) -> Source:
-    # By its name, not by a stored path: the workspace may have been moved since.
-    return scan_source(home.feedback / name / "manifest.csv", name)
+def _look_again(home: Workspace, source: Source) -> Source:
+    """Return the source as it is now, or as the data set holds it where nothing is at its place any more.
+
+    Raises:
+        IntakeError: If it is gone and the data set does not hold it either, or it cannot be taken in as it is now.
+    """
+    place = _place(home, source.name, source.path)
+    if place.exists() or not (stored := find_stored(home.dataset, source)):
+        return scan_source(place, source.name)
+    if source.name == ORIGIN:
+        logger.warning("%s is not there; going on with the %d files of it in the data set", place, stored.files)
+    return stored
+
+
+def _keep(home: Workspace, source: Source) -> Source:
+    """Return the source as it is now, if it still gives all that the data set holds of it; else as that holds it."""
+    stored = find_stored(home.dataset, source)
+    if stored is None or not (source.kind == STORED or _is_read(home)):
+        return _look_again(home, source)
+    place = _place(home, source.name, source.path)
+    try:
+        lost = find_lost(home.dataset, source, list_source(place))
+        if not lost:
+            return scan_source(place, source.name)
+        why = f"{len(lost)} of {stored.files} files are not in {place} any more, the first is {lost[0]}"
+    except (IntakeError, OSError) as error:
+        why = str(error).splitlines()[0]
+    if source.name == ORIGIN:
+        logger.warning("%s; going on with the data set. regraft train follows the folder again", why)
+    return stored
+
+
+def _is_read(home: Workspace) -> bool:
+    """Say whether the data set was made from the sources as they are known now: an origin may never have been read."""
+    lock = home.root / "dvc.lock"
+    stages = yaml.safe_load(lock.read_text()).get("stages", {}) if lock.exists() else {}
+    digest = hashlib.md5(home.intake.read_bytes(), usedforsecurity=False).hexdigest()
+    return any(dep.get("md5") == digest for dep in stages.get("ingest", {}).get("deps", []))
+
+
+def _place(home: Workspace, name: str, path: Path) -> Path:
+    # A batch by its name, not by a stored path: the workspace may have been moved since.
+    return Path(path) if name == ORIGIN else home.feedback / name / "manifest.csv"
 
 
 def _update(home: Workspace, sources: list[Source]) -> None:

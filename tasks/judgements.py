@@ -2,10 +2,9 @@
 judged twice on the same images.
 """
 
-import json
-import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
+from serving.lines import append_lines, decode_lines, encode_line, read_lines
 from tasks.workspace import Workspace
 
 
@@ -29,33 +28,19 @@ class Judgement:
     sample: str
 
 
+FIELDS = {field.name for field in fields(Judgement)}
+
+
 def read_judgements(home: Workspace) -> list[Judgement]:
     """Return every judgement, oldest first; a line cut short by a crash is skipped, the judging is done again then."""
-    if not home.judgements.exists():
-        return []
-    found = []
-    for line in home.judgements.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(Judgement(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return found
+    return [Judgement(**one) for one in decode_lines(read_lines(home.judgements)) if one.keys() == FIELDS]
 
 
 def record_judgement(home: Workspace, judgement: Judgement) -> None:
     """Append one line and sync it, on a line of its own also behind one that a crash cut short; no line twice."""
-    path = home.judgements
     if judgement in [replace(one, at=judgement.at) for one in read_judgements(home)]:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(asdict(judgement), sort_keys=True, ensure_ascii=False) + "\n"
-    with path.open("ab+") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else "\n" + line
-        file.write(line.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(home.judgements, [encode_line(asdict(judgement))])
 
 
 def find_look(home: Workspace, version: str, champion: str, sample: str) -> int:

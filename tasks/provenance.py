@@ -20,7 +20,8 @@ PAGES = {PACKAGE_ROOT / "models" / "report" / name for name in ("template.html",
 """What the report is made with beside code."""
 # What drives the stages decides nothing about their outputs.
 DRIVERS = {
-    f"tasks.{name}" for name in ("graph", "params", "progress", "provenance", "repository", "runs", "step", "workspace")
+    f"tasks.{name}"
+    for name in ("graph", "params", "pins", "progress", "provenance", "repository", "runs", "step", "workspace")
 }
 
 

@@ -1,35 +1,30 @@
-"""Step ``register``: the bundle becomes an immutable version, with the lock that leads back to its data."""
+"""Step ``register``: the bundle becomes an immutable version, and what other copies promoted meanwhile is known."""
 
-import shutil
+import logging
 
-from serving.durable import replace_folder
 from serving.registry import Registry
+from tasks.depot import RemoteError
+from tasks.lineage import record_lineage
+from tasks.sharing import follow
 from tasks.step import step
 from tasks.workspace import Workspace
 
-LINEAGE = (
-    "dvc.yaml",
-    "dvc.lock",
-    "params.yaml",
-    "code.yaml",
-    "backbones.lock.json",
-    "data/store/intake.json",
-    "data/store/frozen.csv",
-)
-"""What it takes to check the data of a version out again, relative to the workspace."""
+logger = logging.getLogger(__name__)
 
 
 @step
 def register(home: Workspace) -> str:
-    """Copy the bundle into the registry, keep its lineage and return the version. Again: nothing changes."""
+    """Copy the bundle into the registry, keep its lineage and return the version. Again: nothing changes.
+
+    A training takes its time: the champion that the version is judged against next is the one of now.
+    """
     version = Registry(home.models_store).register(home.bundle)
-    final = home.lineage / version
-    if not final.exists():
-        temporary = home.lineage / f".{version}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        for name in LINEAGE:
-            if (home.root / name).exists():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(home.root / name, temporary / name)
-        replace_folder(temporary, final)
+    record_lineage(home, version)
+    try:
+        told = follow(home)
+    except RemoteError as error:  # nothing is lost by it: the push at the end says so again
+        logger.warning("%s; the version is judged against the champion that is known here", error)
+    else:
+        for note in told.notes:
+            logger.warning("%s", note)
     return version

@@ -10,16 +10,10 @@ from importlib import resources
 from pathlib import Path
 
 from serving.durable import write_bytes
+from tasks.pins import pin_settings
 from tasks.repository import open_repository, quiet_dvc
 
 FROZEN_HEADER = b"sha256,part\n"
-DVC_IGNORED = (
-    ".regraft",
-    "models/store/lineage",
-    "models/store/versions",
-    "models/store/backbones",
-    "data/store/feedback",
-)
 
 
 class WorkspaceError(ValueError):
@@ -119,8 +113,13 @@ class Workspace:
 
     @property
     def judgements(self) -> Path:
-        """Every verdict of the gate, a line each."""
+        """Every verdict of the gate, one line each."""
         return self.models_store / "judgements.jsonl"
+
+    @property
+    def runs(self) -> Path:
+        """The ledger of finished runs."""
+        return self.state / "runs.jsonl"
 
     @property
     def state(self) -> Path:
@@ -134,6 +133,11 @@ class Workspace:
     def features(self) -> Path:
         """Features of images under backbones; safe to delete."""
         return self.cache / "features"
+
+    @property
+    def known_files(self) -> Path:
+        """What each file of the sources held when it was last read; safe to delete."""
+        return self.cache / "files.parquet"
 
     @property
     def latencies(self) -> Path:
@@ -218,21 +222,12 @@ def _init_dvc(home: Workspace, remote: str | None) -> None:
 
         quiet_dvc()
         Repo.init(str(home.root), no_scm=not (home.root / ".git").exists()).close()
-    _extend_dvcignore(home.root / ".dvcignore")
+    pin_settings(home.root)
     url = remote if remote is None or "://" in remote else str(Path(remote).expanduser().resolve())
     with open_repository(home.root) as repo:
-        if url is None and "store" in repo.config["remote"]:
+        if url is None and "store" in repo.config.load_one("repo")["remote"]:
             return
         with repo.config.edit() as config:
             # DVC keeps a relative path relative to .dvc/, so that the workspace can be moved.
             # Without verify a corrupted object is pulled as if it were sound.
             config["remote"]["store"] = {"url": url or os.path.relpath(home.remote), "verify": True}
-            config["core"] |= {"remote": "store", "analytics": False, "check_update": False, "autostage": False}
-
-
-def _extend_dvcignore(path: Path) -> None:
-    """Add what DVC need not walk through: runtime state, and the dvc.yaml that a version keeps for its own data."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    absent = [line for line in DVC_IGNORED if line not in lines]
-    if absent:
-        write_bytes(path, ("\n".join([*lines, *absent]) + "\n").encode())

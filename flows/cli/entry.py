@@ -19,6 +19,7 @@ BAD_INPUT = {
     "IntakeError",
     "ParamsError",
     "RegistryError",
+    "RemoteMovedOnError",
     "WorkspaceError",
 }
 SAID_NO = {"DataValidationError", "DemoRefused", "ParityError"}
@@ -30,8 +31,10 @@ SPEAKS_FOR_ITSELF = {
     "FlowRunFailed",
     "FollowError",
     "LoopStuck",
+    "RemoteError",
     "ServiceStartError",
     "StackError",
+    "StorageError",
     "WorkspaceBusy",
 }
 

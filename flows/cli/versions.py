@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from serving.journal import RegistryError
 from serving.registry import Registry, VersionEntry
 from tasks.workspace import open_workspace
 
@@ -54,10 +55,20 @@ def rollback(
     reason: Annotated[str, typer.Option(help="For the journal.")] = "by hand",
     as_json: JsonOption = False,
 ) -> None:
-    """Give the answer back to the previous champion."""
+    """Give the answer back to the previous champion. Once: a second time would bring the faulty one back.
+
+    A version that was rolled back is not promoted again by a run; `regraft promote` does it by name.
+    """
     registry = Registry(open_workspace(workspace).models_store)
-    registry.rollback(by="command line", reason=reason)
-    _answer_pointer(registry, as_json)
+    before, last = registry.pointer(), registry.last_swap()
+    if last is not None and last.action == "rollback":
+        raise RegistryError(
+            f"{before.champion} answers because of a rollback already; another one would bring {before.previous} back. "
+            f"If you want that: regraft promote {before.previous}. To go further back, name a version: regraft models"
+        )
+    after = registry.rollback(by="command line", reason=reason)
+    said = f"rolled back from {before.champion} to {after.champion}; to undo it: regraft promote {after.previous}"
+    answer(asdict(after), as_json, said)
 
 
 @app.command(epilog="Example: regraft restore 3f9a --workspace W --into old/")
@@ -74,6 +85,46 @@ def restore(
     full = Registry(home.models_store).resolve(version)
     restored = restore_version(home, full, into)
     answer({"version": full, "workspace": str(restored.root)}, as_json, f"version {full} is at {restored.root}")
+
+
+@app.command(epilog="Example: regraft push --workspace W")
+def push(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
+    """Send data, versions, pointer, journal and history to the DVC remote, where other copies find them.
+
+    Every training does so at its end; after a promotion or rollback by hand it is yours to do. Exit code 2 if another
+    copy changed the pointer meanwhile: settle it with `regraft pull`.
+    """
+    from tasks.push import push as push_all
+    from tasks.turns import take_turn
+
+    home = open_workspace(workspace)
+    with take_turn(home, "make"):
+        sent = push_all(home)
+    answer({"objects": sent}, as_json, f"{sent} objects sent; the remote has all versions and the journal")
+
+
+@app.command(epilog="Example: git clone REPO W && regraft pull --workspace W && regraft serve --workspace W")
+def pull(
+    workspace: WorkspaceOption = HERE,
+    every: Annotated[
+        bool, typer.Option("--all", help="Get every version, not only champion, challenger and previous.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Get data, versions, pointer, journal and history that other copies sent to the DVC remote.
+
+    This is all that a fresh `git clone` of a workspace needs to serve and to train: `dvc pull` brings the data only.
+    Where both copies changed the pointer, the remote's stands, and what was promoted here becomes its challenger.
+    """
+    from tasks.push import pull as pull_all
+    from tasks.turns import take_turn
+
+    home = open_workspace(workspace)
+    with take_turn(home, "make"):
+        came, exchange = pull_all(home, every=every)
+    roles = (f"{role} {getattr(exchange.pointer, role) or '-'}" for role in ("champion", "challenger", "previous"))
+    lines = [f"{came} objects and {exchange.versions} versions came", *exchange.notes, ", ".join(roles)]
+    answer({"objects": came} | exchange.to_json(), as_json, "\n".join(lines))
 
 
 def _row(entry: VersionEntry) -> dict[str, Any]:
