@@ -2,6 +2,7 @@
 
 import sys
 
+from benchmarks.camera_change import measure_camera_change
 from benchmarks.certificate_rates import measure_certificates
 from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
@@ -20,6 +21,7 @@ BENCHMARKS = {
     "few-labels": measure_few_labels,
     "certificate": measure_certificates,
     "intervals": measure_intervals,
+    "camera-change": measure_camera_change,
     "gate": measure_gate,
     "retrainings": measure_retrainings,
 }

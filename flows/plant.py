@@ -27,7 +27,7 @@ class Plant:
     """One line and the endpoint that looks at its strip."""
 
     endpoint: str
-    line: SteelLine
+    line: SteelLine = field(default_factory=SteelLine.default)
     seed: int = FIRST_SEED
     truth: dict[str, str] = field(default_factory=dict)
     """The inspector's label of each prediction id."""
