@@ -182,6 +182,21 @@ class Registry:
 
         return self._change("reject", version, by, reason, change)
 
+    def discard(self, versions: list[str]) -> None:
+        """Remove the folders of versions that have no place in the pointer; what the journal says of them stays.
+
+        Raises:
+            RegistryError: If one is champion, challenger or previous; then none is removed.
+        """
+        with self._writing():
+            pointer = self.pointer()
+            if placed := {pointer.champion, pointer.challenger, pointer.previous} & set(versions):
+                raise RegistryError(f"{', '.join(sorted(map(str, placed)))} has a place in the pointer and stays")
+            for version in versions:
+                retired = self.folder / f".{Path(version).name}.{os.getpid()}.old"
+                (self.folder / Path(version).name).rename(retired)
+                shutil.rmtree(retired)
+
     def adopt(self, entries: list[JournalEntry], seen: int) -> Pointer:
         """Take over the history ``entries``, which another copy of the workspace wrote, and the pointer it leads to.
 

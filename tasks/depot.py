@@ -6,8 +6,9 @@ twice. A name holds the hash of its content where it matters, so a document that
 
 import hashlib
 import io
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ class Depot:
 
     def remove(self, folder: str, name: str) -> None:
         """Remove a document; it may be gone already."""
-        try:
+        with suppress(FileNotFoundError):
             self._fs.rm_file(self._fs.join(self._root, folder, name))
-        except FileNotFoundError:
-            return
 
     def put_file(self, path: Path) -> str:
         """Store a file by its content and return its MD5, by which DVC names it."""
@@ -85,6 +84,27 @@ class Depot:
         if hash_md5(into) != md5:
             raise RemoteError(f"{self.url} holds a damaged copy of {into.name} ({md5}); remove it there and push again")
         into.chmod(0o644)  # DVC's objects are read-only
+
+    def read_object(self, md5: str) -> bytes | None:
+        """Return the content of an object, or None if it is not there."""
+        try:
+            return self._fs.cat_file(self._odb.oid_to_path(md5))
+        except FileNotFoundError:
+            return None
+
+    def list_objects(self, older_than_s: float) -> Iterator[tuple[str, int]]:
+        """Yield MD5 and bytes of every object that is at least so old; one whose age is not told is left out."""
+        for path in self._fs.find(self._odb.path):
+            info = self._fs.info(path)
+            at = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or info.get("updated")
+            changed = at.timestamp() if hasattr(at, "timestamp") else at
+            if isinstance(changed, int | float) and changed < time.time() - older_than_s:
+                yield self._odb.path_to_oid(path), int(info["size"])
+
+    def remove_object(self, md5: str) -> None:
+        """Remove an object; it may be gone already."""
+        with suppress(FileNotFoundError):
+            self._odb.delete(md5)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from models.selection import SelectConfig
 from models.tuning import FinetuneConfig
 from serving.durable import write_bytes
 from serving.settings import ServeConfig
+from tasks.retention_config import RetentionConfig
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Params(BaseModel):
     """Windows, error rate and rhythm of the drift watch."""
     retrain: RetrainConfig = RetrainConfig()
     """How many labels a retraining needs and how often it may happen."""
+    retention: RetentionConfig = RetentionConfig()
+    """What ``regraft clean`` leaves; nothing is ever removed by itself."""
 
 
 def load_params(path: Path) -> Params:

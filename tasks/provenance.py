@@ -21,7 +21,18 @@ PAGES = {PACKAGE_ROOT / "models" / "report" / name for name in ("template.html",
 # What drives the stages decides nothing about their outputs.
 DRIVERS = {
     f"tasks.{name}"
-    for name in ("graph", "params", "pins", "progress", "provenance", "repository", "runs", "step", "workspace")
+    for name in (
+        "graph",
+        "params",
+        "pins",
+        "progress",
+        "provenance",
+        "repository",
+        "retention_config",
+        "runs",
+        "step",
+        "workspace",
+    )
 }
 
 

@@ -31,7 +31,7 @@ def put_versions(home: Workspace, depot: Depot) -> int:
             logger.warning("version %s is not sent: %s", entry.version, error)
             continue
         files = {file: depot.put_file(entry.path / file) for file in [INFO_FILE, *info.files]}
-        if entry.version not in there:
+        if entry.version not in there or not _lists_files(depot, entry.version):
             lineage = _read_lineage(home.lineage / entry.version)
             document = {"files": files, "lineage": lineage, "registered_at": entry.registered_at}
             depot.write(FOLDER, f"{entry.version}.json", json.dumps(document, sort_keys=True).encode())
@@ -61,6 +61,8 @@ def get_version(home: Workspace, depot: Depot, version: str) -> bool:
     if final.is_dir():
         return False
     document = read_version(depot, version)
+    if not document["files"]:
+        return False  # cleaned
     temporary = home.state / "incoming" / version
     shutil.rmtree(temporary, ignore_errors=True)
     for file, md5 in document["files"].items():
@@ -91,9 +93,23 @@ def read_version(depot: Depot, version: str) -> dict[str, Any]:
     return document
 
 
+def forget_files(depot: Depot, version: str) -> None:
+    """Leave of a version only its lineage: what it learned from, and when."""
+    document = read_version(depot, version) | {"files": {}}
+    depot.write(FOLDER, f"{version}.json", json.dumps(document, sort_keys=True).encode())
+
+
 def _is_whole(depot: Depot, version: str) -> bool:
     try:
-        return all(map(depot.holds_file, read_version(depot, version)["files"].values()))
+        files = read_version(depot, version)["files"].values()
+    except RemoteError:
+        return False
+    return bool(files) and all(map(depot.holds_file, files))
+
+
+def _lists_files(depot: Depot, version: str) -> bool:
+    try:
+        return bool(read_version(depot, version)["files"])
     except RemoteError:
         return False
 

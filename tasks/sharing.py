@@ -125,7 +125,7 @@ def _get_versions(home: Workspace, depot: Depot, entries: list[JournalEntry], *,
         if every or version in (pointer.champion, pointer.challenger, pointer.previous):
             came += get_version(home, depot, version)
     champion = pointer.champion
-    if champion and champion not in there and not Registry(home.models_store).path(champion).is_dir():
+    if champion and not Registry(home.models_store).path(champion).is_dir():
         raise RemoteError(f"{depot.url} does not hold the champion {champion}; push it from where it was made")
     return came
 

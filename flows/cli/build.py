@@ -22,7 +22,12 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
+    from tasks.depot import RemoteError
+    from tasks.preflight import find_remote_problems
+
     home = init_workspace(folder, remote=remote)
+    if problems := find_remote_problems(home, probe=True):
+        raise RemoteError(f"{home.root} is a workspace now, but {'; '.join(problems)}")
     lines = f"workspace {home.root}\nnext: regraft train --workspace {folder} --data DIR"
     answer({"workspace": str(home.root)}, as_json, lines)
 

@@ -21,7 +21,7 @@ PITFALLS = (
 
 @app.command(epilog="Example: regraft doctor --workspace W --json")
 def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
-    """Check libraries, devices, disk and workspace; exit code 1 if something stands in the way."""
+    """Check libraries, devices, disk, workspace and its remote; exit code 1 if something stands in the way."""
     problems = [problem for problem in map(_pitfall, PITFALLS) if problem] + _workspace_problems(workspace)
     from models.device import choose_device
 
@@ -33,10 +33,13 @@ def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> No
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "problems": problems,
     }
-    lines = [f"{name}: {value}" for name, value in result.items() if name not in ("problems", "libraries")]
+    if (workspace / "params.yaml").exists():
+        result["mib"] = _measure(workspace)
+    lines = [f"{name}: {value}" for name, value in result.items() if name not in ("problems", "libraries", "mib")]
     lines += [f"{name} {version}" for name, version in result["libraries"].items()]
     known = (workspace / "params.yaml").exists()
     lines.append(f"workspace: {workspace.resolve()}" if known else "workspace: none here; regraft init makes one")
+    lines += [f"{size:>10,.1f} MiB  {name}" for name, size in result.get("mib", {}).items()]
     lines += [f"PROBLEM: {problem}" for problem in problems] or ["nothing stands in the way"]
     answer(result, as_json, "\n".join(lines))
     if problems:
@@ -50,6 +53,13 @@ def _pitfall(pitfall: tuple[str, tuple[int, int], str]) -> str | None:
     return f"{name} {version}: {advice}" if numbers >= bound else None
 
 
+def _measure(workspace: Path) -> dict[str, float]:
+    from tasks.retention import measure_sizes
+
+    sizes = measure_sizes(open_workspace(workspace))
+    return {name: round(size / 2**20, 1) for name, size in sizes.items() if size}
+
+
 def _workspace_problems(workspace: Path) -> list[str]:
     if not (workspace / "params.yaml").exists():
         return []
@@ -58,9 +68,11 @@ def _workspace_problems(workspace: Path) -> list[str]:
     from serving.bundle import BundleError, open_bundle
     from serving.registry import Registry
     from tasks.params import ParamsError, load_params
+    from tasks.preflight import find_locked, find_remote_problems
 
     problems = []
     home = open_workspace(workspace)
+    problems += find_locked(home) or find_remote_problems(home, probe=True)
     try:
         mirror = load_params(home.params).select.mirror
         if mirror is not None:

@@ -3,12 +3,14 @@
 import logging
 import os
 import sys
+from pathlib import Path
 
 import flows.cli.build
 import flows.cli.doctor
 import flows.cli.run
 import flows.cli.versions  # noqa: F401
 from flows.cli.app import app
+from serving.durable import StorageError, explain_storage
 
 # Named, not imported: loading every floor to phrase an error would make each command wait for torch.
 BAD_INPUT = {
@@ -53,6 +55,10 @@ def main() -> None:
 def _explain(error: Exception) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
     code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 1
+    told = explain_storage(error, Path(error.filename or Path.cwd())) if isinstance(error, OSError) else None
+    if told and not names & SPEAKS_FOR_ITSELF:  # of a library that writes by itself
+        error = StorageError(told)
+        names = {"StorageError"}
     plain = code > 1 or names & SPEAKS_FOR_ITSELF
     sys.stderr.write(f"regraft: {error if plain else f'{type(error).__name__}: {error}'}\n")
     if os.environ.get("REGRAFT_DEBUG"):

@@ -127,6 +127,35 @@ def pull(
     answer({"objects": came} | exchange.to_json(), as_json, "\n".join(lines))
 
 
+@app.command(epilog="Example: regraft clean --workspace W, then regraft clean --workspace W --apply")
+def clean(
+    workspace: WorkspaceOption = HERE,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it. Without this, nothing is touched.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Also objects in the DVC remote that no kept version needs.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what the workspace could do without and how much it is; with --apply, remove it.
+
+    What stays is set in params.yaml under `retention`. Champion, challenger, previous, lineage, journal and labels that
+    no version learned from always stay, and so does every object that a kept version is made of.
+    """
+    from tasks.params import load_params
+    from tasks.retention import apply_cleaning, plan_cleaning
+    from tasks.turns import take_turn
+
+    home = open_workspace(workspace)
+    with take_turn(home, "make"):
+        pieces = plan_cleaning(home, load_params(home.params).retention, remote=remote)
+        if apply:
+            apply_cleaning(home, pieces)
+    total = sum(piece.bytes for piece in pieces)
+    lines = [f"{piece.bytes / 2**20:>10,.1f} MiB  {piece.count:>7} {piece.what}: {piece.why}" for piece in pieces]
+    lines.append(f"{total / 2**20:>10,.1f} MiB  {'removed' if apply else 'could go; remove it with --apply'}")
+    answer({"applied": apply, "bytes": total, "pieces": [p.to_json() for p in pieces]}, as_json, "\n".join(lines))
+
+
 def _row(entry: VersionEntry) -> dict[str, Any]:
     return {
         "version": entry.version,
