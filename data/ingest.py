@@ -25,7 +25,7 @@ from data.reading import Row, read_entry
 from data.shards import ShardWriter
 from data.stored import STORED, Stock, find_stored, list_stored
 from data.summary import IngestSummary, summarise_dataset
-from serving.durable import replace_folder, write_json
+from serving.durable import StorageError, replace_folder, write_json
 from serving.preprocess import MAX_PIXELS, MOST_PIXELS
 
 logger = logging.getLogger(__name__)
@@ -84,11 +84,13 @@ def ingest_sources(
     Raises:
         IntakeError: If a source is gone, has nothing to learn from, or more than the allowed share of its files is
             unreadable; ``into`` is then as it was.
+        StorageError: If the disk has no room for it.
     """
     check_sources(sources)
     temporary = _make_room(into)
     try:
         listings, stock = [_list_again(source, into) for source in sources], Stock(into, known)
+        _check_space(into, sum(entry.size for listing in listings for entry in listing.entries))
         rows, quarantined = _read_all(sources, listings, temporary, config, stock, progress)
         _check_readable(sources, len(rows), quarantined, config.max_unreadable_share)
         corrections = correct_labels(rows)
@@ -120,6 +122,21 @@ def map_ahead(work: Callable[[Item], Result], items: Iterator[Item]) -> Iterator
         finally:
             for waiting in running:
                 waiting.cancel()
+
+
+def _check_space(into: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold: the new data set beside the old one, and DVC's copy of what is new.
+
+    Raises:
+        StorageError: Naming the disk, what is needed and what is free.
+    """
+    held = sum(path.stat().st_size for path in (into / "shards").glob("*.parquet"))
+    needed, free = needed + max(0, needed - held), shutil.disk_usage(into.parent).free
+    if needed > free:
+        raise StorageError(
+            f"{into.parent} has no room for the data set: about {needed / 2**20:,.0f} MiB are needed, "
+            f"{free / 2**20:,.0f} MiB are free. Make room (regraft clean says what can go), or move the workspace"
+        )
 
 
 def _list_again(source: Source, dataset: Path) -> Listing:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data.ingest import IngestConfig, ingest_sources
 from data.intake import scan_source
 from data.manifest import read_manifest
 from data.stored import STORED, find_lost, find_stored, list_stored
+from serving.durable import StorageError
 
 LENIENT = IngestConfig(max_unreadable_share=1.0)
 
@@ -163,3 +165,11 @@ def test_an_ingest_killed_between_its_two_renames_loses_nothing(folder, tmp_path
     into.rename(tmp_path / ".dataset.999999999.old")
     ingest_sources([stored], into, LENIENT)
     assert read_tree(into) == before
+
+
+def test_a_disk_without_room_is_told_before_anything_is_read(folder, tmp_path, opened, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+    with pytest.raises(StorageError, match=r"about .* MiB are needed"):
+        ingest_sources([scan_source(folder, "origin")], tmp_path / "dataset", LENIENT)
+    assert opened == []
+    assert list(tmp_path.iterdir()) == [folder]
