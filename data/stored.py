@@ -35,6 +35,8 @@ KNOWN_SCHEMA = pa.schema(
         ("sha256", pa.string()),
     ]
 )
+ROW = ("sha256", "path", "source", "label", "group", "given_part", "sampling", "bytes")
+"""What is taken from a manifest; everything else is measured again."""
 Signature = tuple[int, int, int]
 
 
@@ -88,8 +90,7 @@ _ADVICE = "Get the data set of the last version back with: regraft pull. Or name
 
 
 def _list_rows(dataset: Path, source: Source) -> Listing:
-    frame = read_manifest(dataset, ["sha256", "path", "source", "label", "group", "given_part", "sampling", "bytes"])
-    rows = frame[frame["source"] == source.name].to_dict("records")
+    rows = [row for row in _read_rows(dataset) if row["source"] == source.name]
     entries: list[Entry] = [
         StoredEntry(
             path=row["path"],
@@ -110,6 +111,26 @@ def _list_rows(dataset: Path, source: Source) -> Listing:
         if item["source"] == source.name
     ]
     return Listing(entries, refused, _read_ignored(dataset, source.name))
+
+
+def _read_rows(dataset: Path) -> list[dict[str, Any]]:
+    """Return the rows with the labels that their sources gave: what production corrected is corrected again.
+
+    A manifest of an earlier version lacks columns; what they say was not known of its images.
+    """
+    try:
+        there = pq.read_schema(dataset / MANIFEST).names
+    except (OSError, pa.ArrowException):
+        there = list(ROW)  # the reader says what is wrong
+    rows = read_manifest(dataset, [name for name in ROW if name in there]).to_dict("records")
+    was = {
+        (item["source"], item["path"], item["sha256"]): item["was"]
+        for item in _read_json(dataset / "corrections.json", [])
+    }
+    absent = dict.fromkeys(name for name in ROW if name not in there)
+    return [
+        absent | row | {"label": was.get((row["source"], row["path"], row["sha256"]), row["label"])} for row in rows
+    ]
 
 
 def _read_ignored(dataset: Path, name: str) -> Counter[str]:

@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data import reading
 from data.entries import IntakeError
 from data.ingest import IngestConfig, ingest_sources
-from data.intake import scan_source
+from data.intake import list_source, scan_source
 from data.manifest import read_manifest
 from data.stored import STORED, find_lost, find_stored, list_stored
 from serving.durable import StorageError
@@ -152,7 +154,6 @@ def test_lost_files_are_named(folder, tmp_path):
     ingest_sources([source], into, LENIENT)
     (folder / "cat" / "1.png").unlink()
     draw(folder / "dog" / "new.png", 5)
-    from data.intake import list_source
 
     assert find_lost(into, source, list_source(folder)) == ["cat/1.png"]
 
@@ -173,3 +174,32 @@ def test_a_disk_without_room_is_told_before_anything_is_read(folder, tmp_path, o
         ingest_sources([scan_source(folder, "origin")], tmp_path / "dataset", LENIENT)
     assert opened == []
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_corrected_label_is_the_folders_own_when_the_source_is_read_from_the_data_set(folder, tmp_path):
+    said = folder / "cat" / "0.png"
+    batch = tmp_path / "batch" / "manifest.csv"
+    batch.parent.mkdir()
+    shutil.copyfile(said, batch.parent / "0.png")
+    batch.write_text("path,label,sampling\n0.png,dog,random\n")
+    sources, into = [scan_source(folder, "origin"), scan_source(batch, "b1")], tmp_path / "dataset"
+    ingest_sources(sources, into, LENIENT)
+    before = read_tree(into)
+    assert json.loads(before["corrections.json"])[0]["was"] == "cat"
+    assert find_lost(into, sources[0], list_source(folder)) == []
+    shutil.rmtree(folder)
+    shutil.rmtree(batch.parent)
+    ingest_sources([find_stored(into, source) for source in sources], into, LENIENT)
+    assert read_tree(into) == before
+
+
+def test_a_data_set_of_an_earlier_version_gives_its_images_too(folder, tmp_path):
+    source, into = scan_source(folder, "origin"), tmp_path / "dataset"
+    ingest_sources([source], into, LENIENT)
+    manifest = into / "manifest.parquet"
+    pq.write_table(pq.read_table(pa.BufferReader(manifest.read_bytes())).drop_columns(["sampling", "peak"]), manifest)
+    (into / "corrections.json").unlink()
+    shutil.rmtree(folder)
+    stored = find_stored(into, source)
+    assert ingest_sources([stored], into, LENIENT).images == 6
+    assert find_stored(into, source) == stored
