@@ -25,7 +25,7 @@ def say_judged(judged: int | None) -> str:
     Args:
         judged: Versions that this test part has judged before this one; None where nobody counted.
     """
-    words = "No image of them was learned from, and no step that made this version chose by them. "
+    words = "None of the held-out images was learned from, and no step that made this version chose by them. "
     if judged is None:
         return f"{words}The gate judges versions by them."
     if judged == 0:
