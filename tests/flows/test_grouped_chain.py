@@ -31,6 +31,7 @@ def test_groups_of_the_split_are_what_scores_certificate_report_and_terminal_spe
     page, card = ((home.bundle / name).read_text() for name in ("report.html", "CARD.md"))
     assert f"accuracy on {test['n']} held-out images in {groups} groups" in page
     assert f"On {test['n']} held-out images in {groups} groups" in card
+    assert "the gate had judged 1 version by them" in page and "the gate had judged 1 version by them" in card
     assert open_bundle(home.bundle, verify=False).info.metrics["test"]["groups"] == groups
     plain = {name: value for name, value in copied.answer.items() if name in TrainReport.__dataclass_fields__}
     told = _describe(TrainReport(**plain | {"metrics": metrics, "stages": []}), home.root)
