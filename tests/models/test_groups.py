@@ -11,6 +11,7 @@ from benchmarks.grouped_coverage import GroupedCell, measure_grouped
 from models.arms import Outcome
 from models.certificate import CertifyConfig, write_certificate
 from models.choice import choose_weights, rate_logits
+from models.decision import resample_mean
 from models.design import Design, measure_design
 from models.difference import measure_difference
 from models.draws import choose_rows, order_rows
@@ -19,7 +20,9 @@ from models.intervals import draw_weights, join_strata, number_groups, spread_va
 from models.metrics import soften_logits, trace_calibration_error, trace_shares
 from models.plan import TrainingPlan
 from models.probe import cross_validate, make_folds
+from models.ranking import bootstrap_best
 from models.scorecard import gather_predictions, prepare_answers
+from models.transferability import decompose, ridge_hits, score_all
 
 QUICK = EvaluateConfig(bootstrap=200)
 FROZEN = json.loads(Path(__file__).with_name("frozen_figures.json").read_text())
@@ -245,3 +248,41 @@ def test_fine_tuning_that_gains_on_one_group_is_not_ahead():
     assert choose_weights(logits, labels, plan, np.arange(40)) == choose_weights(logits, labels, plan)
     wide, narrow = rate_logits(probe, labels, groups), rate_logits(probe, labels)
     assert wide.accuracy_low < narrow.accuracy_low - 0.1 and rate_logits(probe, labels, np.arange(40)) == narrow
+
+
+def test_scores_without_training_look_for_the_class_in_other_groups():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    labels = groups % 2
+    looks = rng.normal(size=(12, 20))[groups] + 0.1 * rng.normal(size=(120, 20))
+    plain, honest = score_all(looks, labels), score_all(looks, labels, groups)
+    assert plain.knn_hits.mean() > 0.95 and plain.ridge.hits.mean() > 0.95
+    assert honest.knn_hits.mean() < 0.75 and honest.ridge.hits.mean() < 0.75
+    alone = score_all(looks, labels, rng.permutation(120))
+    assert np.array_equal(alone.ridge.scores, plain.ridge.scores) and np.array_equal(alone.knn_hits, plain.knn_hits)
+
+
+def test_ridge_answers_of_a_group_are_those_of_a_fit_without_it():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(6), 5)
+    labels, features = np.arange(30) % 2, rng.normal(size=(30, 8))
+    parts = decompose(features)
+    found = ridge_hits(parts, labels, penalties=(0.1,), groups=groups)
+    values, targets = parts.directions * np.sqrt(parts.powers), np.eye(2)[labels]
+    penalty = 0.1 * parts.powers.mean()
+    for group in range(6):
+        out = groups == group
+        with_one = np.column_stack([values, np.ones(30)])
+        weights = np.linalg.solve(
+            with_one[~out].T @ with_one[~out] + np.diag([*[penalty] * values.shape[1], 0]),
+            with_one[~out].T @ targets[~out],
+        )
+        assert found.scores[out] == pytest.approx(with_one[out] @ weights, abs=1e-9)
+
+
+def test_who_is_best_is_asked_of_other_groups():
+    groups = np.repeat(np.arange(6), 20)
+    ahead = {"a": (groups == 0) * 1.0, "b": np.where(np.arange(120) % 20 < 2, 1.0, 0.0)}
+    by_image, by_group = bootstrap_best(ahead, 2000), bootstrap_best(ahead, 2000, groups=groups)
+    assert by_image["a"] > 0.85 and by_group["a"] < 0.8
+    assert bootstrap_best(ahead, 500, groups=np.arange(120)) == bootstrap_best(ahead, 500)
+    low, high = resample_mean(ahead["a"] - ahead["b"], 0, groups)
+    assert low < 0 < high and resample_mean(ahead["a"] - ahead["b"], 0)[0] > low
