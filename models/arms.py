@@ -155,7 +155,15 @@ def run_network(arm: NetworkArm, material: Material, rows: np.ndarray, recipe: F
     network = arm.restore()
     widths = list_widths(network, material.pixels.shape[1])
     train = arm.take(rows[~held])
-    found = cross_validate(train, labels[~held], classes=material.classes, widths=widths, strengths=STRENGTHS, folds=3)
+    found = cross_validate(
+        train,
+        labels[~held],
+        classes=material.classes,
+        widths=widths,
+        strengths=STRENGTHS,
+        folds=3,
+        groups=None if material.groups is None else material.groups[rows[~held]],
+    )
     strength = found.strength
     probe = fit_probe(train, labels[~held], classes=material.classes, strength=strength, widths=widths)
     device = choose_device(recipe.device)

@@ -43,7 +43,7 @@ def render_card(
         lineage: Hashes by name.
         certificate: The verdict on whether transfer helped, as plain values.
         notes: What earlier stages noted and a user must know, a sentence each.
-        judged: Versions that the test part has judged before this one; None where nobody counted.
+        judged: Versions that the test part had judged when the page was made; None where nobody counted.
     """
     labels = [escape_markdown(label) for label in metrics["labels"]]
     sections = [

@@ -15,17 +15,18 @@ import torch
 from models.admission import Entry, admit
 from models.backbones import read_input
 from models.candidates import SquareFit, describe_preprocess, explain_nobody, list_fits, profile_aspects, sample_rows
-from models.decision import RESAMPLES, decide, describe_candidate, list_rivals
+from models.decision import RESAMPLES, decide, describe_candidate, list_columns, list_rivals
+from models.design import count_groups
 from models.device import limit_threads
 from models.export import explain_no_export
 from models.frozen import FeatureStore
 from models.hub import Backbone, list_backbones
 from models.prior import static_prior
 from models.race import SEATS, Lap, choose_starters, run_race
+from models.ranking import bootstrap_best, mean_ranks
 from models.rating import TRIAL_IMAGES, Rating, rate_backbone
 from models.selection import Candidate, FitTrial, SelectConfig, Selection
 from models.training import build_classifier
-from models.transferability import bootstrap_best, mean_ranks
 from models.tuning import FinetuneConfig
 from serving.preprocess import PreprocessSpec
 from serving.value_range import ValueRange
@@ -48,6 +49,7 @@ class Ground:
     config: SelectConfig
     store: FeatureStore
     value_range: ValueRange | None = None
+    groups: np.ndarray | None = None
 
     def preprocess(self, backbone: Backbone, fit: SquareFit) -> PreprocessSpec:
         """Return how ``backbone`` wants these images."""
@@ -60,7 +62,8 @@ class Ground:
     def narrow(self, images: int) -> "Ground":
         """Return the same with at most so many of its images, stratified."""
         kept = sample_rows(self.codes, np.arange(len(self.codes)), images, self.config.seed)
-        return replace(self, rows=self.rows[kept], codes=self.codes[kept])
+        groups = None if self.groups is None else self.groups[kept]
+        return replace(self, rows=self.rows[kept], codes=self.codes[kept], groups=groups)
 
     def rate(self, backbone: Backbone, fit: SquareFit, adapt_images: int) -> Rating:
         """Return what ``backbone`` shows on these images."""
@@ -74,6 +77,7 @@ class Ground:
             seed=self.config.seed,
             store=self.store,
             device=self.config.device,
+            groups=self.groups,
         )
 
 
@@ -91,6 +95,7 @@ def select_backbone(
     features: Path | None = None,
     latencies: Path | None = None,
     value_range: ValueRange | None = None,
+    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Selection, Backbone]:
     """Compare the candidates on training images; return the verdict and the chosen backbone.
@@ -108,6 +113,7 @@ def select_backbone(
         features: Folder of kept features; None keeps none.
         latencies: File of measured latencies; needed where ``max_latency_ms`` is set.
         value_range: Which value is white in files deeper than 8 bits; becomes part of every preprocessing.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
         progress: Called with (pieces of work done, pieces in all).
 
     Raises:
@@ -120,7 +126,9 @@ def select_backbone(
         raise ValueError("no backbone to choose from: none ships with this installation; give select.mirror or names.")
     profile = profile_aspects(sizes[parts == "train"])
     codes = np.unique(labels[rows], return_inverse=True)[1]
-    ground = Ground(rows, codes, pixels_for, config, FeatureStore(features), value_range)
+    ground = Ground(
+        rows, codes, pixels_for, config, FeatureStore(features), value_range, None if groups is None else groups[rows]
+    )
     recipe = (recipe or FinetuneConfig()).model_copy(update={"device": config.device, "threads": config.threads})
     with limit_threads(config.threads):
         entries, refused = admit(names, config, store, lock, latencies)
@@ -130,7 +138,7 @@ def select_backbone(
         fit, fits = choose_fit(list_fits(config.fit, profile), entries, favourite, ground)
         ratings = rate_all(entries, fit, ground, progress)
         chances = bootstrap_best(
-            {name: rating.merit(codes) for name, rating in ratings.items()}, RESAMPLES, config.seed
+            {name: rating.merit(codes) for name, rating in ratings.items()}, RESAMPLES, config.seed, ground.groups
         )
         ranks = mean_ranks(list_columns(ratings, known, record or {}))
         laps, merits = race(ratings, ranks, chances, favourite, fit, ground, recipe, progress)
@@ -143,9 +151,10 @@ def select_backbone(
     refused |= unservable
     ranking = [row for row in ranking if row.name not in unservable]
     rivals = list_rivals(chosen, ranking, favourite, record or {}, merits, ratings, codes, config.seed)
+    count = count_groups(ground.groups)
     selection = Selection(
         chosen=chosen,
-        reason=f"{reason} on {len(rows)} training images",
+        reason=f"{reason} on {len(rows)} training images" + ("" if count is None else f" in {count} groups"),
         n=len(rows),
         classes=int(codes.max()) + 1,
         aspects=profile.describe(),
@@ -214,22 +223,6 @@ def rate_all(
         if progress is not None:
             progress(done + 1, len(entries))
     return ratings
-
-
-def list_columns(
-    ratings: Mapping[str, Rating], prior: Mapping[str, float], record: Mapping[str, float]
-) -> dict[str, dict[str, float | None]]:
-    """Return the columns that the ranks are averaged over; greater is better in each."""
-    return {
-        "prior": {name: prior.get(name) for name in ratings},
-        "record": {name: record.get(name) for name in ratings},
-        "knn": {name: float(rating.scores.knn_hits.mean()) for name, rating in ratings.items()},
-        "ridge": {name: float(rating.scores.ridge.hits.mean()) for name, rating in ratings.items()},
-        "log_evidence": {name: rating.scores.log_evidence for name, rating in ratings.items()},
-        "h_score": {name: rating.scores.h_score for name, rating in ratings.items()},
-        "parc": {name: rating.scores.parc for name, rating in ratings.items()},
-        "probe": {name: -min(rating.probe.losses.values()) for name, rating in ratings.items()},
-    }
 
 
 def race(

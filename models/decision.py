@@ -6,10 +6,11 @@ import numpy as np
 from sklearn.preprocessing import scale
 
 from models.admission import Entry
+from models.intervals import draw_weights, hold_together, percentile_interval
 from models.race import SEATS, Lap
+from models.ranking import mean_ranks
 from models.rating import Rating
 from models.selection import Candidate, Rival, SelectConfig
-from models.transferability import mean_ranks
 
 RESAMPLES = 2000
 
@@ -32,7 +33,7 @@ def describe_candidate(
         score=score,
         low=low,
         high=high,
-        standard_error=float(rating.hits(codes).std(ddof=1) / np.sqrt(len(codes))),
+        standard_error=rating.standard_error(codes),
         rank=rank,
         chance=chance,
         loss=min(rating.probe.losses.values()),
@@ -56,6 +57,22 @@ def describe_candidate(
         adapt_images=rating.adapt_images,
         preprocess=rating.spec,
     )
+
+
+def list_columns(
+    ratings: Mapping[str, Rating], prior: Mapping[str, float], record: Mapping[str, float]
+) -> dict[str, dict[str, float | None]]:
+    """Return the columns that the ranks are averaged over; greater is better in each."""
+    return {
+        "prior": {name: prior.get(name) for name in ratings},
+        "record": {name: record.get(name) for name in ratings},
+        "knn": {name: float(rating.scores.knn_hits.mean()) for name, rating in ratings.items()},
+        "ridge": {name: float(rating.scores.ridge.hits.mean()) for name, rating in ratings.items()},
+        "log_evidence": {name: rating.scores.log_evidence for name, rating in ratings.items()},
+        "h_score": {name: rating.scores.h_score for name, rating in ratings.items()},
+        "parc": {name: rating.scores.parc for name, rating in ratings.items()},
+        "probe": {name: -min(rating.probe.losses.values()) for name, rating in ratings.items()},
+    }
 
 
 def decide(
@@ -138,7 +155,7 @@ def list_rivals(
             continue
         raced = chosen in merits and name in merits
         ours, theirs = (merits[each] if raced else ratings[each].merit(codes) for each in (chosen, name))
-        low, high = resample_mean(ours - theirs, seed)
+        low, high = resample_mean(ours - theirs, seed, ratings[chosen].groups)
         rivals.append(
             Rival(chooser=chooser, chosen=name, regret=float((ours - theirs).mean()), low=low, high=high,
                   basis="race" if raced else "probe")
@@ -146,8 +163,12 @@ def list_rivals(
     return rivals
 
 
-def resample_mean(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % bootstrap interval of the mean of ``(N,)``."""
+def resample_mean(differences: np.ndarray, seed: int, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean of ``(N,)``, of images in ``groups`` where they come in such."""
+    if (held := hold_together(groups)) is not None:
+        strata = np.zeros(len(differences), dtype=np.int64)
+        means = [block @ differences / len(differences) for block in draw_weights(strata, RESAMPLES, seed, held)]
+        return percentile_interval(np.concatenate(means), float(differences.mean()))
     rows = np.random.default_rng(seed).integers(0, len(differences), (RESAMPLES, len(differences)))
     low, high = np.quantile(differences[rows].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

@@ -23,15 +23,16 @@ def say_judged(judged: int | None) -> str:
     """Return what the held-out images had to do with the version, true after any number of gates.
 
     Args:
-        judged: Versions that this test part has judged before this one; None where nobody counted.
+        judged: Versions that this test part had judged when the page was made; None where nobody counted.
     """
-    words = "No image of them was learned from, and no step that made this version chose by them. "
+    words = "None of the held-out images was learned from, and no step that made this version chose by them. "
     if judged is None:
         return f"{words}The gate judges versions by them."
     if judged == 0:
-        return f"{words}No version was judged by them before this one."
+        return f"{words}When this page was made, no version had been judged by them."
     versions = "1 version" if judged == 1 else f"{judged} versions"
     return (
-        f"{words}The gate has judged {versions} by them before this one: the best of several on the same images looks "
-        "better than it is, and the more they have judged, the less they prove. New test images judge afresh."
+        f"{words}When this page was made, the gate had judged {versions} by them: the best of several on the same "
+        "images looks better than it is, and the more they have judged, the less they prove. New test images judge "
+        "afresh."
     )

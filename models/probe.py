@@ -9,8 +9,10 @@ import numpy as np
 from scipy.special import log_softmax, logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
+
+from models.intervals import hold_together
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ def cross_validate(
     folds: int = 5,
     repeats: int = 1,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> CrossValidation:
     """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
 
@@ -117,12 +120,13 @@ def cross_validate(
         folds: Lowered to the smallest class; with a class of one image the smallest strength is taken unseen.
         repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
         seed: Of the folds.
+        groups: ``(N,)`` integers, equal for images that belong together: then no fold parts them.
     """
     mean, std = measure_spread(features, widths)
     reduced = reduce_features((features - mean) / std)
     logits = np.zeros((repeats, len(strengths), len(labels), classes))
     for number in range(repeats):
-        for train, held in make_folds(labels, folds, seed + number):
+        for train, held in make_folds(labels, folds, seed + number, groups):
             for place, (weight, bias) in enumerate(fit_path(reduced[train], labels[train], classes, strengths)):
                 logits[number, place, held] = reduced[held] @ weight.T + bias
     losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
@@ -163,12 +167,32 @@ def fit_probe(
     return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, strength)
 
 
-def make_folds(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (train, held-out) rows of a stratified cross-validation; empty if a class has a single image."""
+def make_folds(
+    labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (train, held-out) rows of a stratified cross-validation; empty if a class has a single image.
+
+    Images of one of the ``groups`` ``(N,)`` are held out together. Where a class has a single group that cannot be:
+    then images are dealt one by one.
+    """
+    held = hold_together(groups)
+    if held is not None and (dealt := _deal_groups(labels, folds, seed, held)):
+        return dealt
     folds = min(folds, int(np.bincount(labels)[np.unique(labels)].min()))
     if folds < 2:
         return []
     return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels[:, None], labels))
+
+
+def _deal_groups(labels: np.ndarray, folds: int, seed: int, held: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return folds of whole groups, each taught by every class; empty where there are none such."""
+    classes = np.unique(labels)
+    folds = min([folds, *(len(np.unique(held[labels == label])) for label in classes)])
+    if folds < 2:
+        return []
+    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    dealt = list(deal.split(labels[:, None], labels, held))
+    return dealt if all(len(np.unique(labels[train])) == len(classes) for train, _ in dealt) else []
 
 
 def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -18,11 +18,11 @@ from models.device import choose_device, deterministic_kernels
 from models.feeds import score_images
 from models.loop import TrainingDiverged, copy_state
 from models.probe import fit_probe, make_folds
-from models.rating import Rating, likelihoods
+from models.ranking import bootstrap_best
+from models.rating import Rating, likelihoods, weigh_lead
 from models.resume import ResumeFolder
 from models.training import build_classifier, train_from
 from models.training_data import TrainingData
-from models.transferability import bootstrap_best
 from models.tuning import FinetuneConfig, make_plan
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def run_race(
             if progress is not None:
                 progress(min(done, whole), whole)
         merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
-        chances = bootstrap_best({name: merits[name] for name in racing})
+        chances = bootstrap_best({name: merits[name] for name in racing}, groups=ratings[racing[0]].groups)
         for name, (logits, tuned) in found.items():
             accuracy = float(np.mean(logits.argmax(axis=1) == labels))
             laps.append(Lap(name, number, budget, accuracy, tuned, chances[name]))
@@ -143,7 +143,7 @@ def race_once(
     Fine-tuned weights are those after the last epoch: the best epoch on the held-out fold would flatter itself.
     """
     classes = int(labels.max()) + 1
-    splits = make_folds(labels, FOLDS, config.seed)
+    splits = make_folds(labels, FOLDS, config.seed, rating.groups)
     tuned = np.zeros((len(labels), classes), dtype=np.float32)
     share = config.model_copy(
         update={"budget_s": budget_s / max(1, len(splits)), "activations_gib": min(config.activations_gib, RACE_GIB)}
@@ -151,18 +151,18 @@ def race_once(
     for train, held in splits:
         tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
     rating.frozen.release()
-    better = tuned if splits and leads(tuned, rating.probe.logits, labels) else rating.probe.logits
+    better = tuned if splits and leads(tuned, rating.probe.logits, labels, rating.groups) else rating.probe.logits
     return better, float(np.mean(tuned.argmax(axis=1) == labels))
 
 
-def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray) -> bool:
-    """Say whether fine-tuning is ahead of the probe by more than one standard error, image by image.
+def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:
+    """Say whether fine-tuning is ahead of the probe by more than one standard error, image by image or by group.
 
     As in the final training, where the simpler head is kept in doubt: with few images one fine-tuned network in two is
     ahead by chance, and the best of several such chances would win the race.
     """
     lead = likelihoods(tuned, labels) - likelihoods(probe, labels)
-    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)))
+    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead) / weigh_lead(lead, groups).effect))
 
 
 def tune_fold(

@@ -8,6 +8,7 @@ import numpy as np
 
 from models.adaptation import list_batchnorms
 from models.candidates import sample_rows
+from models.design import Design, measure_design
 from models.device import DeviceName
 from models.frozen import Features, FeatureStore, FrozenBackbone
 from models.hub import Backbone
@@ -40,6 +41,7 @@ class Rating:
         probe: Cross-validated linear probe.
         scores: Scores that need no training.
         adapt_images: Images that its BatchNorm statistics were re-estimated on; 0 keeps the source's.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
     """
 
     backbone: Backbone
@@ -49,6 +51,7 @@ class Rating:
     probe: CrossValidation
     scores: Scores
     adapt_images: int
+    groups: np.ndarray | None = None
 
     def hits(self, labels: np.ndarray) -> np.ndarray:
         """Return whether the probe names each held-out image rightly, ``(N,)`` bool."""
@@ -64,9 +67,19 @@ class Rating:
 
     def interval(self, labels: np.ndarray) -> tuple[float, float, float]:
         """Return the probe's accuracy and its 95 % Wilson interval."""
-        right, n = int(self.hits(labels).sum()), len(labels)
-        low, high = wilson_interval(right, n)
+        right, n, design = int(self.hits(labels).sum()), len(labels), weigh_lead(self.hits(labels), self.groups)
+        low, high = wilson_interval(design.shrink(right), design.shrink(n))
         return right / n, float(low), float(high)
+
+    def standard_error(self, labels: np.ndarray) -> float:
+        """Return the standard error of the probe's accuracy."""
+        hits = self.hits(labels)
+        return float(hits.std(ddof=1) / np.sqrt(len(labels) / weigh_lead(hits, self.groups).effect))
+
+
+def weigh_lead(values: np.ndarray, groups: np.ndarray | None) -> Design:
+    """Return the design of the mean of ``values`` ``(N,)``, one for each image, of images in ``groups``."""
+    return measure_design((values - values.mean()) / len(values), np.zeros(len(values), dtype=np.int64), groups)
 
 
 def likelihoods(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -86,15 +99,17 @@ def rate_backbone(
     seed: int,
     store: FeatureStore,
     device: DeviceName = "auto",
+    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Rating:
     """Return what the candidate shows on images ``(N, S, S, 3)`` with labels ``(N,)`` in 0..K-1.
 
     A BatchNorm network is tried under the source's statistics and under the target's. Which is better depends on the
     weights: networks trained on photographs lost six points on steel under the target's, weak ones gained. The target's
-    must be better by more than one standard error of the log loss of a cross-validated probe.
+    must be better by more than one standard error of the log loss of a cross-validated probe. ``groups`` ``(N,)`` are
+    left out whole wherever otherwise an image is.
     """
-    adapted = choose_statistics(backbone, pixels, labels, adapt_images, folds, seed, store, device)
+    adapted = choose_statistics(backbone, pixels, labels, adapt_images, folds, seed, store, device, groups)
     frozen = FrozenBackbone(backbone, pixels, adapt_images=adapted, store=store, device=device)
     features = frozen.embed(pixels, progress=progress)
     probe = cross_validate(
@@ -105,8 +120,10 @@ def rate_backbone(
         folds=folds,
         repeats=count_repeats(len(labels)),
         seed=seed,
+        groups=groups,
     )
-    return Rating(backbone, spec, frozen, features, probe, score_all(features.values, labels), adapted)
+    scores = score_all(features.values, labels, groups)
+    return Rating(backbone, spec, frozen, features, probe, scores, adapted, groups)
 
 
 def count_repeats(images: int) -> int:
@@ -123,6 +140,7 @@ def choose_statistics(
     seed: int,
     store: FeatureStore,
     device: DeviceName,
+    groups: np.ndarray | None,
 ) -> int:
     """Return on how many images BatchNorm statistics are best re-estimated: ``adapt_images``, or 0 for the source's."""
     source = FrozenBackbone(backbone, pixels, adapt_images=0, store=store, device=device)
@@ -138,10 +156,17 @@ def choose_statistics(
     for frozen in (source, target):
         features = frozen.embed(pixels[rows])
         found = cross_validate(
-            features.values, codes, classes=len(known), widths=features.widths, folds=folds, seed=seed
+            features.values,
+            codes,
+            classes=len(known),
+            widths=features.widths,
+            folds=folds,
+            seed=seed,
+            groups=None if groups is None else groups[rows],
         )
         losses.append(-np.log(likelihoods(found.logits, codes).clip(1e-6)))
     gain = losses[0] - losses[1]
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    effect = weigh_lead(gain, None if groups is None else groups[rows]).effect
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain) / effect))
     logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
     return adapt_images if gain.mean() > error else 0

@@ -43,7 +43,8 @@ def prepare_start(frozen: FrozenBackbone, data: TrainingData, classes: int, resu
         resume.save("start", snapshot)
     train_values, held_values = (snapshot.tensors["features"][part].numpy() for part in ("train", "held"))
     widths, labels = tuple(snapshot.info["widths"]), data.labels[data.train]
-    strength = cross_validate(train_values, labels, classes=classes, widths=widths).strength
+    groups = data.take_groups(data.train)
+    strength = cross_validate(train_values, labels, classes=classes, widths=widths, groups=groups).strength
     probe = fit_probe(train_values, labels, classes=classes, strength=strength, widths=widths)
     loss = sum_log_loss(probe.score(train_values).astype(np.float64), labels) / len(labels)
     everything = np.concatenate([train_values, held_values])
@@ -54,10 +55,17 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
     """Fit the kept probe on the validation rows too, now that nothing is left to choose; return its temperature.
 
     With ten labels a class the validation part is worth two more. The temperature is fitted on what probes of
-    the same strength say of images outside their folds.
+    the same strength say of images outside their folds, and of other groups where images come in groups.
     """
     labels = np.concatenate([data.labels[data.train], data.labels[data.validation]])
     classes, strength = len(start.probe.bias), start.probe.strength
-    said = cross_validate(start.features, labels, classes=classes, widths=start.widths, strengths=[strength])
+    said = cross_validate(
+        start.features,
+        labels,
+        classes=classes,
+        widths=start.widths,
+        strengths=[strength],
+        groups=data.take_groups(np.concatenate([data.train, data.validation])),
+    )
     classifier.load_probe(fit_probe(start.features, labels, classes=classes, strength=strength, widths=start.widths))
     return fit_temperature(said.logits, labels)

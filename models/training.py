@@ -53,6 +53,7 @@ def finetune(
     state: Path,
     into: Path,
     adapt_images: int = 0,
+    groups: np.ndarray | None = None,
     features: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckpointInfo:
@@ -71,6 +72,7 @@ def finetune(
         state: Folder for snapshots; removed at the end.
         into: Folder to write, replaced as a whole.
         adapt_images: Training images, at most, that BatchNorm statistics are re-estimated on; 0 keeps the source's.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
         features: Folder of kept features, shared with the selection; None keeps none.
         progress: Called with (steps done, steps in all) during fine-tuning.
 
@@ -81,7 +83,7 @@ def finetune(
         TrainingDiverged: If a loss is not finite.
     """
     began = time.monotonic()
-    data = gather_data(pixels, labels, parts)
+    data = gather_data(pixels, labels, parts, groups)
     device = choose_device(config.device)
     resume = ResumeFolder(state, hash_inputs(backbone, data, names, preprocess, config, device, adapt_images))
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
@@ -142,7 +144,7 @@ def hash_inputs(
         adapt_images,
     ]
     digest.update(json.dumps(rest, sort_keys=True).encode())
-    for rows in (data.train, data.validation, data.labels):
+    for rows in (data.train, data.validation, data.labels, *([] if data.groups is None else [data.groups])):
         digest.update(np.ascontiguousarray(rows).tobytes())
     digest.update(hash_pixels(data.pixels).encode())
     return digest.hexdigest()
@@ -187,13 +189,13 @@ def keep_better(
     run: TrainingRun,
 ) -> dict[str, Any]:
     """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
-    labels = data.labels[data.validation]
+    labels, groups = data.labels[data.validation], data.take_groups(data.validation)
     trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
     logits = {"probe": start.logits}
     if run.best_epoch:
         classifier.load_state_dict(run.best)
         logits["finetuned"] = score_images(classifier, data, data.validation, plan.batch_size)
-    choice = choose_weights(logits, labels, plan)
+    choice = choose_weights(logits, labels, plan, groups)
     if choice.kept == "finetuned":
         temperature = fit_temperature(logits["finetuned"], labels)
     else:
@@ -211,7 +213,7 @@ def keep_better(
         "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
         "strength": start.probe.strength,
         "temperature": temperature,
-        "validation": {kind: rate_logits(values, labels) for kind, values in logits.items()},
+        "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }
 
 

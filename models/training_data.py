@@ -5,18 +5,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.intervals import hold_together
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Images of both parts in one array; ``train`` and ``validation`` are rows of it."""
+    """Images of both parts in one array; ``train`` and ``validation`` are rows of it.
+
+    ``groups`` are integers, equal for images that belong together; None where each is one by itself.
+    """
 
     pixels: np.ndarray  # (N, S, S, 3) uint8
     labels: np.ndarray  # (N,) int64
     train: np.ndarray
     validation: np.ndarray
+    groups: np.ndarray | None = None  # (N,) int64
+
+    def take_groups(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return the groups of ``rows``."""
+        return None if self.groups is None else self.groups[rows]
 
 
-def gather_data(pixels: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> TrainingData:
+def gather_data(
+    pixels: np.ndarray, labels: np.ndarray, parts: np.ndarray, groups: np.ndarray | None = None
+) -> TrainingData:
     """Return images, labels and the rows of both parts.
 
     Raises:
@@ -29,7 +41,7 @@ def gather_data(pixels: np.ndarray, labels: np.ndarray, parts: np.ndarray) -> Tr
             f"fine-tuning needs images of train and validation; got {len(pixels)} images, {len(labels)} labels, "
             f"{len(train)} train and {len(validation)} validation rows. Look at the split."
         )
-    return TrainingData(pixels, labels, train, validation)
+    return TrainingData(pixels, labels, train, validation, hold_together(groups))
 
 
 def hash_pixels(pixels: np.ndarray, rows: np.ndarray | None = None) -> str:

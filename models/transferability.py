@@ -1,10 +1,10 @@
 """How well a frozen backbone's features fit some labels: five scores without training, all from one decomposition.
 
 Every score rises with the expected accuracy. Only scores of the same images may be compared. What the scores say of one
-candidate is joined with those of the others in ``mean_ranks`` and ``bootstrap_best``.
+candidate is joined with those of the others in ``models/ranking.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from models.intervals import draw_weights
+from models.intervals import hold_together
 from models.probe import measure_spread
 
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
@@ -73,8 +73,10 @@ class Scores:
     parc: float
 
 
-def score_all(features: np.ndarray, labels: np.ndarray) -> Scores:
+def score_all(features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Scores:
     """Return every score of features ``(N, D)`` for labels ``(N,)`` in 0..C-1.
+
+    With ``groups`` ``(N,)``, integers, an image's whole group is left out where otherwise the image is.
 
     Raises:
         ValueError: If the features are constant or not finite, or the labels do not fit them or hold one class only.
@@ -88,8 +90,8 @@ def score_all(features: np.ndarray, labels: np.ndarray) -> Scores:
     # One thread: measured faster than two on matrices this small, and its sums do not depend on the machine.
     with threadpool_limits(1, user_api="blas"):
         return Scores(
-            knn_hits=knn_hits(parts, labels),
-            ridge=ridge_hits(parts, labels),
+            knn_hits=knn_hits(parts, labels, groups),
+            ridge=ridge_hits(parts, labels, groups=groups),
             log_evidence=log_maximum_evidence(parts, labels),
             h_score=shrunk_h_score(parts, labels),
             parc=parc(parts, labels),
@@ -122,8 +124,10 @@ def decompose(features: np.ndarray) -> Decomposition:
     return Decomposition(gram, scaled.mean(axis=1), powers, directions, scaled.shape[1])
 
 
-def knn_hits(parts: Decomposition, labels: np.ndarray) -> np.ndarray:
+def knn_hits(parts: Decomposition, labels: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
     """Return whether each image's nearest other image, by cosine, has its label; ``(N,)`` bool.
+
+    The nearest is looked for in other ``groups`` ``(N,)`` where there are any.
 
     One neighbour, as in the study cited. A class with a single image is never hit: no other image bears its label. Of
     equally near neighbours the first counts; an image at the very centre is equally far from all.
@@ -134,26 +138,46 @@ def knn_hits(parts: Decomposition, labels: np.ndarray) -> np.ndarray:
     lengths[lengths == 0] = np.inf
     cosines = parts.gram / lengths[:, None] / lengths
     np.fill_diagonal(cosines, -np.inf)
+    if (held := _find_others(groups)) is not None:
+        cosines[held[:, None] == held] = -np.inf
     return labels[cosines.argmax(axis=1)] == labels
 
 
-def ridge_hits(parts: Decomposition, labels: np.ndarray, penalties: Sequence[float] = PENALTIES) -> RidgeHits:
+def _find_others(groups: np.ndarray | None) -> np.ndarray | None:
+    """Return the groups numbered, None where each image is one by itself or all are of one."""
+    held = hold_together(groups)
+    return held if held is not None and held.any() else None
+
+
+def ridge_hits(
+    parts: Decomposition,
+    labels: np.ndarray,
+    penalties: Sequence[float] = PENALTIES,
+    groups: np.ndarray | None = None,
+) -> RidgeHits:
     """Return leave-one-out answers of a ridge regression on one-hot labels with a free intercept.
 
     The penalty with the least squared error on the images left out is taken, of equals the first. A class with a single
-    image is never hit: without that image nothing speaks for the class.
+    image is never hit: without that image nothing speaks for the class. Of ``groups`` ``(N,)`` each is left out whole.
 
     Source: Hastie, Tibshirani and Friedman 2009, "The Elements of Statistical Learning", section 7.10.
     """
     targets = one_hot(labels)
     means = targets.mean(axis=0)
     projected = parts.directions.T @ targets
+    held = _find_others(groups)
     best: tuple[float, float, np.ndarray] | None = None
     for penalty in penalties:
         shrink = parts.powers / (parts.powers + penalty * parts.powers.mean())
         fitted = means + parts.directions @ (shrink[:, None] * projected)
         leverage = 1 / len(labels) + parts.directions**2 @ shrink
         scores = targets - (targets - fitted) / (1 - leverage)[:, None]
+        for group in range(0 if held is None else held.max() + 1):
+            inside = held == group
+            rows = parts.directions[inside]
+            hat = 1 / len(labels) + rows * shrink @ rows.T
+            left = np.linalg.solve(np.eye(len(rows)) - hat, (targets - fitted)[inside])
+            scores[inside] = targets[inside] - left
         error = float(np.sum((targets - scores) ** 2))
         if best is None or error < best[0]:
             best = error, float(penalty), scores
@@ -252,48 +276,3 @@ def parc(parts: Decomposition, labels: np.ndarray) -> float:
 def one_hot(labels: np.ndarray) -> np.ndarray:
     """Return ``(N, C)`` float64 with a one at each image's class of 0..C-1."""
     return np.eye(int(labels.max()) + 1)[labels]
-
-
-def bootstrap_best(hits: Mapping[str, np.ndarray], draws: int = 200, seed: int = 0) -> dict[str, float]:
-    """Return how likely each candidate is the best, 0-1 with sum 1: its share of resamples of the shared images.
-
-    Args:
-        hits: Of each candidate ``(N,)``, 0 to 1 for each of the same images in the same order.
-        draws: Resamples; candidates that tie for the best share one evenly.
-        seed: Of the resampling.
-
-    Raises:
-        ValueError: If there is no candidate or no image, or the candidates saw different numbers of images.
-    """
-    sizes = {len(each) for each in hits.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"candidates must share at least one image to be compared on; they saw {sorted(sizes)}.")
-    table = np.stack([np.asarray(each, dtype=np.float64) for each in hits.values()], axis=1)  # (N, candidates)
-    wins = np.zeros(table.shape[1])
-    for weights in draw_weights(np.zeros(len(table), dtype=np.int64), draws, seed):
-        sums = weights @ table
-        best = sums >= sums.max(axis=1, keepdims=True) - 1e-9  # sums of fractions differ by rounding
-        wins += np.sum(best / best.sum(axis=1, keepdims=True), axis=0)
-    return dict(zip(hits, (wins / draws).tolist(), strict=True))
-
-
-def mean_ranks(columns: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Return each candidate's mean rank over the scores, 1 is best (Borda); ties share the mean of their ranks.
-
-    ``columns`` hold each score's value of each candidate; greater is better. One without a value (None, or absent)
-    takes the middle rank of those that have one: what is not known speaks neither for nor against it, and a score that
-    knows few candidates moves the outcome little. A score that knows none is left out.
-
-    Raises:
-        ValueError: If a value is NaN.
-    """
-    names = sorted({name for column in columns.values() for name in column})
-    ranks = []
-    for score, column in columns.items():
-        known = {name: value for name, value in column.items() if value is not None}
-        if any(value != value for value in known.values()):
-            raise ValueError(f"score {score} holds NaN; give None where a candidate has no value.")
-        if known:
-            order = dict(zip(known, rankdata([-value for value in known.values()]), strict=True))
-            ranks.append([float(order.get(name, (len(known) + 1) / 2)) for name in names])
-    return dict(zip(names, np.mean(ranks, axis=0).tolist(), strict=True)) if ranks else dict.fromkeys(names, 1.0)

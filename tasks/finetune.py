@@ -27,6 +27,7 @@ def finetune(home: Workspace) -> None:
             state=home.training,
             into=home.checkpoint,
             adapt_images=chosen.winner.adapt_images,
+            groups=known.groups,
             features=home.features,
             progress=progress,
         )

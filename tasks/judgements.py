@@ -55,6 +55,12 @@ def count_judged(home: Workspace, version: str) -> int:
     return len({one.version for one in read_judgements(home)} - {version})
 
 
+def count_versions(home: Workspace) -> int:
+    """Return how many versions the test part has judged so far, those among them of before judgements were kept."""
+    registered = {folder.name for folder in (home.models_store / "versions").glob("[!.]*") if folder.is_dir()}
+    return len(registered | {one.version for one in read_judgements(home)})
+
+
 def find_undecided(home: Workspace, challenger: str | None, champion: str | None) -> Judgement | None:
     """Return the last judgement on the challenger if it was undecided and of the champion of today."""
     last = [one for one in read_judgements(home) if (one.version, one.champion) == (challenger, champion)]

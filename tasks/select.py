@@ -47,6 +47,7 @@ def select(home: Workspace) -> None:
             features=home.features,
             latencies=home.latencies,
             value_range=read_value_range(home.dataset),
+            groups=known.groups,
             progress=progress,
         )
     save_selection(selection, backbone, home.selection)

@@ -50,7 +50,7 @@ class ReportContent:
     notes: Sequence[str] = ()
     """What earlier stages noted and a reader must know first, a sentence each: lost classes, an unknown licence."""
     judged: int | None = None
-    """Versions that this test part has judged before this one; None where nobody counted."""
+    """Versions that this test part had judged when the page was made; None where nobody counted."""
     summary: Mapping[str, Any] = field(default_factory=dict)
     """The dataset's summary.json: images, distinct, bytes, quarantined, modes, formats."""
     samples: Sequence[Picture] = ()

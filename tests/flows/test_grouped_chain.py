@@ -4,11 +4,14 @@ import json
 
 from data.splits import read_split, write_split
 from flows.cli.build import _describe
+from models.intervals import wilson_interval
 from serving.bundle import open_bundle
 from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
+from tasks.finetune import finetune
 from tasks.notes import list_notes
+from tasks.select import select
 from tasks.summary import TrainReport
 
 
@@ -19,18 +22,21 @@ def test_groups_of_the_split_are_what_scores_certificate_report_and_terminal_spe
     split["group"] = split["part"] + "/" + split["label"] + "/" + place.astype(str)
     write_split(home.split, split)
     before = copied.answer["metrics"]["test"]
-    for stage in (evaluate, certify, export):
+    for stage in (select, finetune, evaluate, certify, export):
         stage(home)
     metrics = json.loads((home.evaluation / "metrics.json").read_text())
     test, groups = metrics["test"], split.loc[split["part"] == "test", "group"].nunique()
     assert "groups" not in before and (test["n"], test["groups"]) == (before["n"], groups)
-    assert test["accuracy"] == before["accuracy"]
-    assert test["accuracy_high"] - test["accuracy_low"] > before["accuracy_high"] - before["accuracy_low"]
+    low, high = wilson_interval(test["n"] - test["errors"], test["n"])
+    assert test["accuracy_high"] - test["accuracy_low"] > high - low
+    assert "training images in " in json.loads((home.selection / "selection.json").read_text())["reason"]
+    assert "validation images in " in json.loads((home.checkpoint / "checkpoint.json").read_text())["reason"]
     certificate = json.loads((home.certificate / "certificate.json").read_text())
     assert f"test images in {certificate['groups']} groups" in certificate["reason"]
     page, card = ((home.bundle / name).read_text() for name in ("report.html", "CARD.md"))
     assert f"accuracy on {test['n']} held-out images in {groups} groups" in page
     assert f"On {test['n']} held-out images in {groups} groups" in card
+    assert "the gate had judged 1 version by them" in page and "the gate had judged 1 version by them" in card
     assert open_bundle(home.bundle, verify=False).info.metrics["test"]["groups"] == groups
     plain = {name: value for name, value in copied.answer.items() if name in TrainReport.__dataclass_fields__}
     told = _describe(TrainReport(**plain | {"metrics": metrics, "stages": []}), home.root)

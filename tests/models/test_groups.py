@@ -10,13 +10,19 @@ from threadpoolctl import threadpool_limits
 from benchmarks.grouped_coverage import GroupedCell, measure_grouped
 from models.arms import Outcome
 from models.certificate import CertifyConfig, write_certificate
+from models.choice import choose_weights, rate_logits
+from models.decision import resample_mean
 from models.design import Design, measure_design
 from models.difference import measure_difference
 from models.draws import choose_rows, order_rows
 from models.evaluation import EvaluateConfig, evaluate_predictions
 from models.intervals import draw_weights, join_strata, number_groups, spread_variance
 from models.metrics import soften_logits, trace_calibration_error, trace_shares
+from models.plan import TrainingPlan
+from models.probe import cross_validate, make_folds
+from models.ranking import bootstrap_best
 from models.scorecard import gather_predictions, prepare_answers
+from models.transferability import decompose, ridge_hits, score_all
 
 QUICK = EvaluateConfig(bootstrap=200)
 FROZEN = json.loads(Path(__file__).with_name("frozen_figures.json").read_text())
@@ -205,3 +211,78 @@ def test_a_certificate_of_few_coils_is_slower_to_swear_and_says_how_many_there_w
     assert coils.gain.value == images.gain.value
     assert coils.gain.groups == 12 and f"{coils.more_images} more test images in " in coils.reason
     assert any("group by group" in note for note in coils.notes)
+
+
+def test_no_fold_parts_a_group_and_every_fold_is_taught_all_classes():
+    groups = np.repeat(np.arange(10), 6)
+    labels = groups % 2
+    plain, dealt = make_folds(labels, 5, 0), make_folds(labels, 5, 0, groups)
+    assert not any(set(groups[train]) & set(groups[held]) for train, held in dealt)
+    assert sorted(np.concatenate([held for _, held in dealt])) == list(range(60))
+    assert all(set(labels[train]) == {0, 1} for train, _ in dealt) and len(dealt) == 5
+    assert all(set(groups[train]) & set(groups[held]) for train, held in plain)
+    lone = make_folds(labels, 5, 0, np.where(labels == 0, 0, groups))  # class 0 is one group: nothing else can be done
+    for (train, held), (its_train, its_held) in zip(lone, plain, strict=True):
+        assert np.array_equal(train, its_train) and np.array_equal(held, its_held)
+
+
+def test_a_probe_on_groups_is_not_praised_for_knowing_their_other_images():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    labels = groups % 2
+    looks = rng.normal(size=(12, 20))[groups] + 0.1 * rng.normal(size=(120, 20))  # of the coil, nothing of the class
+    plain, honest = (cross_validate(looks, labels, classes=2, groups=told) for told in (None, groups))
+    assert np.mean(plain.logits.argmax(axis=1) == labels) > 0.95
+    assert np.mean(honest.logits.argmax(axis=1) == labels) < 0.75
+
+
+def test_fine_tuning_that_gains_on_one_group_is_not_ahead():
+    labels, groups = np.arange(40) % 2, np.repeat(np.arange(4), 10)
+    tuned, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
+    probe = np.where((groups == 1)[:, None], wrong, tuned)
+    plan = TrainingPlan(batch_size=4, steps=1, steps_per_epoch=1, frozen_groups=0, groups=2, views=0, reason="")
+    logits = {"probe": probe, "finetuned": tuned}
+    assert choose_weights(logits, labels, plan).kept == "finetuned"
+    found = choose_weights(logits, labels, plan, groups)
+    assert (found.kept, found.gained, found.lost) == ("probe", 10, 0)
+    assert "of 40 validation images in 4 groups fine-tuning gains 10" in found.reason and found.p_value > 0.3
+    assert choose_weights(logits, labels, plan, np.arange(40)) == choose_weights(logits, labels, plan)
+    wide, narrow = rate_logits(probe, labels, groups), rate_logits(probe, labels)
+    assert wide.accuracy_low < narrow.accuracy_low - 0.1 and rate_logits(probe, labels, np.arange(40)) == narrow
+
+
+def test_scores_without_training_look_for_the_class_in_other_groups():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(12), 10)
+    labels = groups % 2
+    looks = rng.normal(size=(12, 20))[groups] + 0.1 * rng.normal(size=(120, 20))
+    plain, honest = score_all(looks, labels), score_all(looks, labels, groups)
+    assert plain.knn_hits.mean() > 0.95 and plain.ridge.hits.mean() > 0.95
+    assert honest.knn_hits.mean() < 0.75 and honest.ridge.hits.mean() < 0.75
+    alone = score_all(looks, labels, rng.permutation(120))
+    assert np.array_equal(alone.ridge.scores, plain.ridge.scores) and np.array_equal(alone.knn_hits, plain.knn_hits)
+
+
+def test_ridge_answers_of_a_group_are_those_of_a_fit_without_it():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(6), 5)
+    labels, features = np.arange(30) % 2, rng.normal(size=(30, 8))
+    parts = decompose(features)
+    found = ridge_hits(parts, labels, penalties=(0.1,), groups=groups)
+    values, targets = parts.directions * np.sqrt(parts.powers), np.eye(2)[labels]
+    penalty = 0.1 * parts.powers.mean()
+    for group in range(6):
+        out = groups == group
+        with_one = np.column_stack([values, np.ones(30)])
+        weights = np.linalg.solve(
+            with_one[~out].T @ with_one[~out] + np.diag([*[penalty] * values.shape[1], 0]),
+            with_one[~out].T @ targets[~out],
+        )
+        assert found.scores[out] == pytest.approx(with_one[out] @ weights, abs=1e-9)
+
+
+def test_who_is_best_is_asked_of_other_groups():
+    groups = np.repeat(np.arange(6), 20)
+    ahead = {"a": (groups == 0) * 1.0, "b": np.where(np.arange(120) % 20 < 2, 1.0, 0.0)}
+    by_image, by_group = bootstrap_best(ahead, 2000), bootstrap_best(ahead, 2000, groups=groups)
+    assert by_image["a"] > 0.85 and by_group["a"] < 0.8
+    assert bootstrap_best(ahead, 500, groups=np.arange(120)) == bootstrap_best(ahead, 500)
+    low, high = resample_mean(ahead["a"] - ahead["b"], 0, groups)
+    assert low < 0 < high and resample_mean(ahead["a"] - ahead["b"], 0)[0] > low

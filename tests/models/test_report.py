@@ -143,12 +143,12 @@ def test_the_headline_says_accuracy_interval_and_what_was_checked(page, content)
 def test_what_is_said_of_the_test_part_is_true_after_any_number_of_gates(page, content, tmp_path):
     for judged, words in (
         (None, "The gate judges versions by them."),
-        (0, "No version was judged"),
+        (0, "no version had been judged"),
         (1, "1 version by"),
     ):
         text = render_report(tmp_path, dataclasses.replace(content, judged=judged)).read_text()
         assert words in text and "any choice" not in text
-    assert "has judged 7 versions by them before this one" in say_judged(7)
+    assert "had judged 7 versions by them" in say_judged(7)
     assert "each class weighs alike" in page
 
 

@@ -28,8 +28,8 @@ def test_the_card_says_figures_licence_and_limits():
 
 def test_the_card_counts_groups_and_says_how_often_the_test_part_has_judged():
     plain, grouped = make_card(judged=3), make_card(groups=np.arange(50) // 5, notes=["three images are | black"])
-    assert "On 50 held-out images. No image of them was learned from" in plain
-    assert "has judged 3 versions by them before this one" in plain and "any choice" not in plain
+    assert "On 50 held-out images. None of the held-out images was learned from" in plain
+    assert "had judged 3 versions by them" in plain and "any choice" not in plain
     assert "On 50 held-out images in 10 groups." in grouped and "| ant | 40 | 8 |" in grouped
     assert "fewer than 8 groups, so the figures are uncertain: bee (2)" in grouped
     assert grouped.index("three images are \\| black") < grouped.index("## Scores")

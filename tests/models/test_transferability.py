@@ -5,13 +5,12 @@ from scipy.stats import spearmanr
 from sklearn.covariance import LedoitWolf
 
 from models.probe import measure_spread
+from models.ranking import bootstrap_best, mean_ranks
 from models.transferability import (
     PENALTIES,
-    bootstrap_best,
     decompose,
     knn_hits,
     log_maximum_evidence,
-    mean_ranks,
     parc,
     ridge_hits,
     score_all,
