@@ -51,7 +51,10 @@ class Answer(BaseModel):
 
 
 class FeedbackReceipt(BaseModel):
-    """What ``/feedback`` says: the label that was kept, for which answer."""
+    """What ``/feedback`` says: the label that was kept, for which answer.
+
+    ``trainable`` is false where the image was not kept, has left, or no longer is what was uploaded.
+    """
 
     id: str
     label: str
@@ -146,7 +149,7 @@ class Engine:
             raise _to_storage_problem(exc) from exc
         self.images.touch(row.image_sha256)
         self.counters.count_feedback(row.version, agrees=row.label == row.predicted)
-        trainable = self.images.path(row.image_sha256).exists()
+        trainable = await asyncio.to_thread(self._can_train_on, row.image_sha256)
         return FeedbackReceipt(
             id=row.id, label=row.label, version=row.version, predicted=row.predicted, trainable=trainable
         )
@@ -202,6 +205,13 @@ class Engine:
             self.counters.count_lost_image()
             logger.warning("an image could not be kept: %s", exc)
             return self.images.name(data)
+
+    def _can_train_on(self, image_sha256: str) -> bool:
+        try:
+            return self.images.read(image_sha256) is not None
+        except OSError as exc:
+            logger.warning("a kept image could not be read: %s", exc)
+            return False
 
     def _note_change(self, state: SlotState) -> None:
         self.counters.note_slot(state)

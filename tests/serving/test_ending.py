@@ -75,9 +75,8 @@ def workspace(tmp_path_factory, make_bundle) -> Path:
 def unbounded(tmp_path_factory) -> str:
     """Return a PYTHONPATH with which a service decodes files that it should have refused."""
     folder = tmp_path_factory.mktemp("unbounded")
-    (folder / "sitecustomize.py").write_text(
-        "from serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
-    )
+    code = "from serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
+    (folder / "sitecustomize.py").write_text(code)
     return os.pathsep.join((str(folder), str(ROOT)))
 
 

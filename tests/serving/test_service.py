@@ -1,5 +1,6 @@
 """The service as a real process over HTTP: answers, refusals, swaps under load, and a stop that loses nothing."""
 
+import hashlib
 import io
 import json
 import os
@@ -188,6 +189,21 @@ def test_feedback_is_kept_and_the_rest_refused(client, workspace, colour_image):
     assert client.post("/feedback", content=b"{", headers={"content-type": "application/json"}).status_code == 422
     assert client.post("/feedback", data={"id": "x", "label": "y"}).status_code == 415
     assert client.post("/feedback", json={"id": "x" * 20_000, "label": "y"}).status_code == 413
+
+
+def test_a_label_is_not_called_trainable_once_its_image_is_damaged_or_gone(client, workspace, colour_image):
+    data = colour_image("green", shade=7)
+    answer = predict(client, data).json()
+    label = {"id": answer["id"], "label": "green"}
+    sha256 = hashlib.sha256(data).hexdigest()
+    kept = workspace / ".regraft" / "images" / sha256[:2] / sha256
+    assert client.post("/feedback", json=label).json()["trainable"] is True
+    kept.write_bytes(data[:-1])
+    assert client.post("/feedback", json=label).json()["trainable"] is False
+    predict(client, data)  # repairs it
+    assert kept.read_bytes() == data and client.post("/feedback", json=label).json()["trainable"] is True
+    kept.unlink()
+    assert client.post("/feedback", json=label).json()["trainable"] is False
 
 
 def test_version_says_what_answers(client, registry, bundles):
@@ -428,7 +444,7 @@ def test_a_stop_under_load_loses_no_acknowledged_answer(client, service, workspa
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    wait_until(lambda: len(acknowledged) > 20, 60)
     assert stop_service(process) == 0
     for thread in threads:
         thread.join()
