@@ -17,10 +17,12 @@ from serving.engine import Answer, Engine, FeedbackReceipt
 from serving.leash import hold_worker
 from serving.limits import BodyLimits
 from serving.page import render_page
+from serving.patience import HEADERS_S, be_patient_no_longer
 from serving.problems import ProblemError
 from serving.settings import ServiceSettings
 
 SETTINGS = ServiceSettings.from_environment()
+be_patient_no_longer(min(HEADERS_S, SETTINGS.body_timeout_s))
 
 
 def current_engine() -> Engine:
