@@ -22,6 +22,7 @@ import models.torchvision_gap  # noqa: F401  before torch.onnx, which imports to
 from serving.bundle import MODEL_FILE, hash_labels  # its package silences onnxruntime, so before it is imported
 from serving.durable import write_bytes
 from serving.preprocess import PreprocessSpec
+from serving.ties import find_turned
 
 OUTPUTS = ("probabilities", "embedding", "logits")
 logger = logging.getLogger(__name__)
@@ -50,7 +51,10 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Torch against ONNX: ``equal`` needs every arg-max equal and no probability further off than ``threshold``."""
+    """Torch against ONNX: ``equal`` needs every arg-max equal and no probability further off than ``threshold``.
+
+    Where the two classes are tied within ``threshold``, either is the arg-max.
+    """
 
     decision: Literal["equal", "different"]
     reason: str
@@ -184,7 +188,7 @@ def start_session(model: bytes, threads: int | None = None) -> Any:
 def judge_parity(wanted: np.ndarray, got: np.ndarray, config: ExportConfig) -> Parity:
     """Compare probabilities ``(N, K)`` of torch and of ONNX."""
     difference = float(np.abs(wanted - got).max()) if np.isfinite(got).all() else float("inf")
-    turned = int(np.sum(wanted.argmax(axis=1) != got.argmax(axis=1)))
+    turned = int(find_turned(wanted, got, config.tolerance).sum())
     equal = turned == 0 and difference <= config.tolerance
     return Parity(
         decision="equal" if equal else "different",
@@ -218,7 +222,7 @@ def check_parity(
         progress: Called with (images done, images in all).
 
     Raises:
-        ParityError: If one arg-max differs or a probability by more than the tolerance.
+        ParityError: If one arg-max differs, but for ties, or a probability by more than the tolerance.
         ValueError: If there are no images, or ``expected`` does not fit them.
     """
     config = config or ExportConfig()

@@ -5,11 +5,10 @@ No HTTP here: service.py is the door.
 
 import asyncio
 import logging
+import os
 import secrets
 import sqlite3
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pydantic import BaseModel
 
 from serving.batcher import Batcher, BatcherFullError
 from serving.counters import Counters
+from serving.decoders import Decoders
 from serving.images import ImageStore
 from serving.predictions import (
     LogOverloadedError,
@@ -51,7 +51,10 @@ class Answer(BaseModel):
 
 
 class FeedbackReceipt(BaseModel):
-    """What ``/feedback`` says: the label that was kept, for which answer."""
+    """What ``/feedback`` says: the label that was kept, for which answer.
+
+    ``trainable`` is false where the image was not kept, has left, or no longer is what was uploaded.
+    """
 
     id: str
     label: str
@@ -79,7 +82,7 @@ class Engine:
         self.images = ImageStore(settings.image_folder, settings.image_quota_bytes)
         self.slots = Slots(settings.models_store, threads=settings.threads, on_change=self._note_change)
         self.batcher = Batcher()
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decode")
+        self._decoders = Decoders(settings.decoders, on_stuck=_leave)
         self._is_stopping = False
 
     def start(self) -> None:
@@ -91,12 +94,10 @@ class Engine:
         """Stop taking requests, answer what is under way, flush the log; False if an image is still being decoded."""
         self._is_stopping = True
         self.slots.stop()
-        idle = threading.Thread(target=self._decoders.shutdown, kwargs={"cancel_futures": True}, daemon=True)
-        idle.start()
-        idle.join(DECODERS_END_S)
+        is_idle = self._decoders.close(DECODERS_END_S)
         self.batcher.close()
         self.log.close()
-        return not idle.is_alive()
+        return is_idle
 
     async def predict(self, path: Path) -> Answer:
         """Return the logged answer for the image file at ``path``, which is removed.
@@ -107,7 +108,7 @@ class Engine:
         handle = self._require_handle()
         started = time.perf_counter()
         try:
-            item = await asyncio.get_running_loop().run_in_executor(self._decoders, self._read_input, path, handle)
+            item = await self._decoders.run(self._read_input, path, handle)
             prediction = await asyncio.wrap_future(self.batcher.submit(handle, item.pixels))
             record = _to_record(handle, item, prediction)
             await self.log.append(record)
@@ -146,7 +147,7 @@ class Engine:
             raise _to_storage_problem(exc) from exc
         self.images.touch(row.image_sha256)
         self.counters.count_feedback(row.version, agrees=row.label == row.predicted)
-        trainable = self.images.path(row.image_sha256).exists()
+        trainable = await asyncio.to_thread(self._can_train_on, row.image_sha256)
         return FeedbackReceipt(
             id=row.id, label=row.label, version=row.version, predicted=row.predicted, trainable=trainable
         )
@@ -203,6 +204,13 @@ class Engine:
             logger.warning("an image could not be kept: %s", exc)
             return self.images.name(data)
 
+    def _can_train_on(self, image_sha256: str) -> bool:
+        try:
+            return self.images.read(image_sha256) is not None
+        except OSError as exc:
+            logger.warning("a kept image could not be read: %s", exc)
+            return False
+
     def _note_change(self, state: SlotState) -> None:
         self.counters.note_slot(state)
 
@@ -221,6 +229,12 @@ def _to_record(handle: ModelHandle, item: _Input, prediction: Prediction) -> Pre
         quality=item.quality,
         image_sha256=item.image_sha256,
     )
+
+
+def _leave() -> None:
+    """End this process, so that its supervisor starts another: every answer that was sent is in the log."""
+    logger.critical("an image has been decoded for too long; the process ends, to be started again")
+    os._exit(1)
 
 
 def _to_storage_problem(exc: Exception) -> ProblemError:

@@ -6,15 +6,22 @@ from collections.abc import Awaitable, Callable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.arrivals import Arrivals
 from serving.problems import ProblemError
 from serving.uploads import rewrite_feedback, rewrite_upload
 
 MAX_FEEDBACK_BYTES = 16 * 1024
 DRAIN_S = 2.0
+ARRIVING_A_PLACE = 16
+"""Bodies that may be on their way at once, for each place among the requests that are worked on."""
 
 
 class BodyLimits:
-    """Reads each body within its limits and hands the endpoint a clean one; everything else is answered here."""
+    """Reads each body within its limits and hands the endpoint a clean one; everything else is answered here.
+
+    A place among those worked on is taken when the body is there, and each path has its own places. Bodies on their way
+    are bounded in number and bytes together; over that, the one on its way the longest is cut.
+    """
 
     def __init__(
         self,
@@ -27,9 +34,10 @@ class BodyLimits:
     ) -> None:
         self.app = app
         self._limits = {"/predict": max_body_bytes, "/feedback": min(max_body_bytes, MAX_FEEDBACK_BYTES)}
-        self._max_in_flight, self._timeout_s = max_in_flight, body_timeout_s
+        self._places = dict.fromkeys(self._limits, max_in_flight)
+        self._timeout_s = body_timeout_s
         self._on_refusal = on_refusal
-        self._in_flight = 0
+        self._arrivals = Arrivals(ARRIVING_A_PLACE * max_in_flight, max_in_flight * max_body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event; see the ASGI specification."""
@@ -37,22 +45,26 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         try:
-            await self._admit(scope, receive, send)
+            self._require_place(scope["path"])  # a full house says so before it reads
+            body = await self._read_body(scope, receive)
+            if body is not None:
+                await self._work_on(scope, receive, send, body)
         except ProblemError as exc:
             self._on_refusal(exc.code)
             await exc.to_response()(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._in_flight >= self._max_in_flight:
-            problem = f"{self._in_flight} requests are being worked on"
+    def _require_place(self, path: str) -> None:
+        if self._places[path] < 1:
+            problem = f"as many requests to {path} as are allowed are being worked on"
             raise ProblemError(503, "overloaded", problem, "try again in a second", retry_after_s=1)
-        self._in_flight += 1
+
+    async def _work_on(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
+        self._require_place(scope["path"])
+        self._places[scope["path"]] -= 1
         try:
-            body = await self._read_body(scope, receive)
-            if body is not None:
-                await self._pass_on(scope, receive, send, body)
+            await self._pass_on(scope, receive, send, body)
         finally:
-            self._in_flight -= 1
+            self._places[scope["path"]] += 1
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         content_type = Headers(scope=scope).get("content-type", "")
@@ -71,21 +83,18 @@ class BodyLimits:
         announced = headers.get("content-length", "")
         too_large = announced.isdigit() and int(announced) > limit
         more_comes = "expect" not in headers  # such a client sends nothing before we read
-        chunks: list[bytes] = []
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                while not too_large:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    chunks.append(message.get("body", b""))
-                    more_comes = message.get("more_body", False)
-                    too_large = sum(map(len, chunks)) > limit
-                    if not more_comes and not too_large:
-                        return b"".join(chunks)
-        except TimeoutError as exc:
-            problem = f"the body had not arrived after {self._timeout_s:g} s"
-            raise ProblemError(408, "too_slow", problem, "send it again, or a smaller file") from exc
+        body = bytearray()
+        async with self._arrivals.take_in(self._timeout_s) as arrival:
+            while not too_large:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                body += message.get("body", b"")
+                more_comes = message.get("more_body", False)
+                too_large = len(body) > limit
+                if not more_comes and not too_large:
+                    return bytes(body)
+                self._arrivals.grow(arrival, len(body))
         if more_comes:
             await _drain(receive)
         raise ProblemError(413, "too_large", f"the body is larger than {limit} bytes", "send a smaller file")

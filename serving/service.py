@@ -17,10 +17,13 @@ from serving.engine import Answer, Engine, FeedbackReceipt
 from serving.leash import hold_worker
 from serving.limits import BodyLimits
 from serving.page import render_page
+from serving.patience import HEADERS_S, be_patient_no_longer
 from serving.problems import ProblemError
 from serving.settings import ServiceSettings
+from serving.wrong_door import WrongDoor
 
 SETTINGS = ServiceSettings.from_environment()
+be_patient_no_longer(min(HEADERS_S, SETTINGS.body_timeout_s))
 
 
 def current_engine() -> Engine:
@@ -98,3 +101,4 @@ Regraft.add_asgi_middleware(
     body_timeout_s=SETTINGS.body_timeout_s,
     on_refusal=lambda code: current_engine().counters.count_refusal(code),
 )
+Regraft.add_asgi_middleware(WrongDoor)

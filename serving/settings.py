@@ -19,9 +19,9 @@ class ServeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     image_quota_bytes: int = Field(2 * 1024**3, ge=0)
     """Space for kept images, oldest out first; 0 keeps none, and then feedback cannot be trained on."""
     max_in_flight: int = Field(64, ge=1)
-    """Requests with a body that are worked on at once; more are answered 503 with Retry-After."""
+    """Requests with a body that are worked on at once, on each path; more are answered 503 with Retry-After."""
     body_timeout_s: float = Field(15.0, gt=0)
-    """A body must have arrived by then; otherwise 408."""
+    """A body must have arrived by then, and headers at the latest after 10 seconds; otherwise 408."""
     threads: int | None = Field(None, ge=1)
     """Threads of one inference; default all cores, at most 4."""
     decoders: int = Field(2, ge=1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.bundle import BundleError
+from serving.bundle import BundleError, open_bundle
 from serving.registry import Pointer, Registry, RegistryError
 from serving.runtime import ModelHandle
 
@@ -85,9 +85,7 @@ class Slots:
         running = self.state.handle.info.version if self.state.handle else None
         if pointer.champion is None or (pointer.champion == running and self._is_current(pointer)):
             return
-        if pointer.champion == running:
-            self._set(SlotState(self.state.handle, pointer.seq))
-        elif not self._was_refused(pointer):
+        if not self._was_refused(pointer):
             self._load(pointer)
 
     def _is_current(self, pointer: Pointer) -> bool:
@@ -101,21 +99,33 @@ class Slots:
 
     def _load(self, pointer: Pointer) -> None:
         started = time.monotonic()
-        spare = self._spare
         try:
-            if spare is not None and spare.info.version == pointer.champion:
-                handle = spare
-            else:
-                handle = ModelHandle.open(self._registry.path(pointer.champion), self._threads)
-            if handle.info.version != pointer.champion:
-                raise BundleError(handle.path, [f"the folder holds {handle.info.version}"])
+            handle = self._open(pointer.champion)
         except (BundleError, OSError, MemoryError) as exc:
             self._refuse(pointer, str(exc))
             return
-        self._spare = self.state.handle
+        if handle is not self.state.handle:
+            self._spare = self.state.handle
         self._set(SlotState(handle, pointer.seq))
         seconds = time.monotonic() - started
         logger.info("swapped version=%s seq=%d seconds=%.3f", handle.info.version, pointer.seq, seconds)
+
+    def _open(self, version: str) -> ModelHandle:
+        """Return the model of a version whose files have just been read and hashed, also if it is still in memory.
+
+        What is not on the disk as it was sealed could not be loaded after a restart.
+        """
+        folder = self._registry.path(version)
+        for handle in (self.state.handle, self._spare):
+            if handle is not None and handle.info.version == version:
+                found = open_bundle(folder).info.version
+                break
+        else:
+            handle = ModelHandle.open(folder, self._threads)
+            found = handle.info.version
+        if found != version:
+            raise BundleError(folder, [f"the folder holds {found}"])
+        return handle
 
     def _refuse(self, pointer: Pointer, reason: str) -> None:
         known = self.state.refusal

@@ -19,6 +19,7 @@ from models.export import (
     build_onnx,
     check_parity,
     export_onnx,
+    judge_parity,
     start_session,
     trace_classifier,
 )
@@ -134,6 +135,13 @@ def test_parity_finds_a_changed_answer_and_a_changed_probability(exported, tiny,
     assert pickle.loads(pickle.dumps(caught.value)).parity == caught.value.parity
     with pytest.raises(ValueError, match="held-out images"):
         check_parity(exported, tiny, pixels[:0])
+
+
+def test_a_tie_within_the_tolerance_is_no_difference():
+    wanted, got = np.array([[0.5000005, 0.4999995], [0.9, 0.1]]), np.array([[0.4999995, 0.5000005], [0.9, 0.1]])
+    assert judge_parity(wanted, got, ExportConfig()).decision == "equal"
+    strict = judge_parity(wanted, got, ExportConfig(tolerance=1e-7))
+    assert strict.decision == "different" and "another class on 1 of 2" in strict.reason
 
 
 def test_answers_that_are_not_numbers_are_not_parity(pixels):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from serving.leash import end_tree, leash_command
-from serving.process import GRACE_S, STOP_TIMEOUT_S, start_service, stop_service, wait_ready
+from serving.process import GRACE_S, STOP_TIMEOUT_S, ServiceStartError, start_service, stop_service, wait_ready
 from serving.registry import Registry
 from serving.scratch import claim_scratch, clear_scratch
 
@@ -75,9 +75,8 @@ def workspace(tmp_path_factory, make_bundle) -> Path:
 def unbounded(tmp_path_factory) -> str:
     """Return a PYTHONPATH with which a service decodes files that it should have refused."""
     folder = tmp_path_factory.mktemp("unbounded")
-    (folder / "sitecustomize.py").write_text(
-        "from serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
-    )
+    code = "from serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
+    (folder / "sitecustomize.py").write_text(code)
     return os.pathsep.join((str(folder), str(ROOT)))
 
 
@@ -162,6 +161,34 @@ def test_a_stop_while_an_image_is_decoded_ends_in_time_and_leaves_nothing(worksp
         assert time.monotonic() - started < GRACE_S + STOP_TIMEOUT_S / 2
         assert psutil.wait_procs(family, timeout=0)[1] == []
         assert is_free(port)
+    finally:
+        stop_service(process)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the system does not tell the time of a thread")
+def test_a_worker_whose_decoder_never_comes_back_is_replaced(workspace, tmp_path, unbounded, endless, colour_image):
+    (tmp_path / "sitecustomize.py").write_text(
+        "from serving import decoders, effort\n"
+        "decoders.Decoders.__init__.__kwdefaults__['stuck_s'] = 2.0\n"
+        "effort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
+    )
+    port, path = free_port(), os.pathsep.join((str(tmp_path), str(ROOT)))
+    process = start_service(workspace, port, log=workspace / "log", settings={"PYTHONPATH": path})
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_ready(url, 90, process=process, log=workspace / "log")
+        family = psutil.Process(process.pid).children(recursive=True)
+        [worker] = [child for child in family if "_bentoml_impl.worker.service" in child.cmdline()]
+        keep_busy(port, endless, worker)
+        wait_until(lambda: has_ended(worker))
+        try:
+            wait_ready(url, 90, process=process, log=workspace / "log")
+        except ServiceStartError:  # in a container BentoML's supervisor leaves the restart to who runs it
+            assert process.poll() is not None
+            return
+        answer = httpx.post(f"{url}/predict", files={"image": ("a.jpg", colour_image("green"))}, timeout=60)
+        assert answer.json()["label"] == "green"
     finally:
         stop_service(process)
 

@@ -1,14 +1,17 @@
 """A model is put to work only after it has given its golden answers."""
 
+import io
 import json
 
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from serving.bundle import BundleError, open_bundle, seal_bundle
 from serving.preprocess import PreprocessSpec, load_input
 from serving.runtime import ModelHandle
+from serving.ties import find_turned
 
 
 def reseal(folder) -> None:
@@ -134,3 +137,47 @@ def test_a_changed_file_is_refused_before_anything_is_loaded(tmp_path, make_bund
     (folder / "model.onnx").write_bytes(b"changed")
     with pytest.raises(BundleError, match=r"model\.onnx was changed"):
         ModelHandle.open(folder)
+
+
+def test_a_tie_within_the_tolerance_is_no_other_label(tmp_path, make_bundle):
+    folder = make_bundle(tmp_path / "b")
+    yellow = io.BytesIO()
+    Image.new("RGB", (20, 20), (200, 200, 30)).save(yellow, "PNG")  # red and green are exactly as likely
+    (folder / "golden" / "00.png").write_bytes(yellow.getvalue())
+    answers = json.loads((folder / "golden" / "answers.json").read_text())
+    odds = np.exp(8 * np.array([200, 200, 30]) / 255)
+    for lead, accepted in ((4e-4, True), (2.2e-3, False)):  # the latter is over the tolerance as well
+        answers[0]["probabilities"] = (odds / odds.sum() + [-lead / 2, lead / 2, 0]).tolist()
+        (folder / "golden" / "answers.json").write_text(json.dumps(answers))
+        reseal(folder)
+        if accepted:
+            ModelHandle.open(folder)
+        else:
+            with pytest.raises(BundleError, match="golden answers differ"):
+                ModelHandle.open(folder)
+
+
+def test_golden_answers_that_are_not_numbers_are_refused(tmp_path, make_bundle):
+    folder = make_bundle(tmp_path / "b")
+    answers = json.loads((folder / "golden" / "answers.json").read_text())
+    answers[2]["probabilities"] = [float("nan")] * 3
+    (folder / "golden" / "answers.json").write_text(json.dumps(answers))
+    reseal(folder)
+    with pytest.raises(BundleError, match="golden answers differ by nan"):
+        ModelHandle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "turned"),
+    [
+        ([0.5, 0.499999, 0.1], [0.499999, 0.5, 0.1], False),
+        ([0.5, 0.4995, 0.1], [0.4995, 0.5, 0.1], False),
+        ([0.5, 0.498, 0.1], [0.498, 0.5, 0.1], True),
+        ([0.9, 0.1, 0.0], [0.1, 0.9, 0.0], True),
+        ([0.9, 0.1, 0.0], [0.8, 0.2, 0.0], False),
+        ([0.9, 0.1, 0.0], [np.nan, 0.9, 0.0], False),
+        ([0.9, 0.1, 0.0], [0.1, np.nan, 0.0], True),
+    ],
+)
+def test_another_class_is_named_unless_the_two_are_tied(wanted, got, turned):
+    assert find_turned(np.array([wanted]), np.array([got]), 1e-3).tolist() == [turned]

@@ -1,5 +1,6 @@
 """The service as a real process over HTTP: answers, refusals, swaps under load, and a stop that loses nothing."""
 
+import hashlib
 import io
 import json
 import os
@@ -190,6 +191,21 @@ def test_feedback_is_kept_and_the_rest_refused(client, workspace, colour_image):
     assert client.post("/feedback", json={"id": "x" * 20_000, "label": "y"}).status_code == 413
 
 
+def test_a_label_is_not_called_trainable_once_its_image_is_damaged_or_gone(client, workspace, colour_image):
+    data = colour_image("green", shade=7)
+    answer = predict(client, data).json()
+    label = {"id": answer["id"], "label": "green"}
+    sha256 = hashlib.sha256(data).hexdigest()
+    kept = workspace / ".regraft" / "images" / sha256[:2] / sha256
+    assert client.post("/feedback", json=label).json()["trainable"] is True
+    kept.write_bytes(data[:-1])
+    assert client.post("/feedback", json=label).json()["trainable"] is False
+    predict(client, data)  # repairs it
+    assert kept.read_bytes() == data and client.post("/feedback", json=label).json()["trainable"] is True
+    kept.unlink()
+    assert client.post("/feedback", json=label).json()["trainable"] is False
+
+
 def test_version_says_what_answers(client, registry, bundles):
     said, info = client.get("/version").json(), json.loads((bundles[0] / "bundle.json").read_text())
     assert said["version"] == info["version"] and said["name"] == "colours" and said["labels"] == info["labels"]
@@ -296,6 +312,39 @@ def test_over_fifty_malformed_uploads_are_refused_with_a_reason_and_never_500(cl
     assert not [path for path in (workspace / ".regraft" / "bentoml" / "tmp").rglob("*") if path.is_file()]
 
 
+def test_a_wrong_path_or_method_is_refused_in_the_same_form(client):
+    for method, path, status, advice in (
+        ("GET", "/nope", 404, "/predict"),
+        ("POST", "/nope", 404, "/predict"),
+        ("GET", "/predict", 405, "use POST"),
+        ("PUT", "/feedback", 405, "use POST"),
+        ("POST", "/version", 405, "use GET, HEAD"),
+        ("DELETE", "/livez", 405, "use GET, HEAD"),
+    ):
+        answer = client.request(method, path)
+        assert answer.status_code == status and set(answer.json()) == {"error", "code", "advice"}
+        assert advice in answer.json()["advice"] and ("allow" in answer.headers) == (status == 405)
+
+
+def test_a_slow_image_is_refused_in_under_a_second_and_keeps_nobody_waiting(client, service, colour_image):
+    plain = encode(np.full((4800, 4800, 3), 90, np.uint8), "JPEG", progressive=True)
+    slow = plain[:-2] + plain[plain.rindex(b"\xff\xda") : -2] * 1000 + b"\xff\xd9"
+    answers = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=service[1], timeout=30) as own:
+            answers.append(predict(own, slow))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert predict(client, colour_image("green")).status_code == 200
+    for thread in threads:
+        thread.join()
+    assert [answer.json()["code"] for answer in answers] == ["too_costly"] * 4
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 1
+
+
 def test_odd_but_sound_images_are_answered(client, colour_image):
     red = Image.new("RGB", (20, 30), (220, 30, 30))
     hidden = Image.new("RGBA", (20, 30), (220, 30, 30, 255))
@@ -342,7 +391,8 @@ def test_swaps_under_load_lose_no_request_and_take_under_two_seconds(client, ser
             else:
                 registry.rollback("test", "back")
             seconds.append(wait_until(lambda: client.get("/version").json()["version"] == expected))  # noqa: B023
-            time.sleep(0.1)
+            count = len(seen)
+            wait_until(lambda: len(seen) > count + 12, 60)  # noqa: B023
     finally:
         stop.set()
         for thread in threads:
@@ -428,7 +478,7 @@ def test_a_stop_under_load_loses_no_acknowledged_answer(client, service, workspa
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    wait_until(lambda: len(acknowledged) > 20, 60)
     assert stop_service(process) == 0
     for thread in threads:
         thread.join()

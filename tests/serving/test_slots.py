@@ -1,10 +1,12 @@
 """The running model follows the pointer, and a faulty one never replaces it."""
 
 import time
+from dataclasses import asdict
 
 import pytest
 
-from serving.registry import Registry
+from serving.durable import write_json
+from serving.registry import Pointer, Registry
 from serving.slots import Slots
 
 
@@ -67,6 +69,36 @@ def test_a_bundle_damaged_after_promotion_is_refused_and_the_old_one_answers(reg
     registry.rollback("a", "back")
     slots.poll()
     assert slots.state.refusal is None and slots.state.seq == 3
+
+
+def test_a_model_still_in_memory_is_not_put_to_work_if_its_bundle_was_damaged_since(registry, slots, bundles):
+    first, second = map(registry.register, bundles)
+    for version in (first, second):
+        registry.promote(version, "a", "b")
+        slots.poll()
+    damaged = registry.path(first) / "model.onnx"
+    original = damaged.read_bytes()
+    damaged.write_bytes(b"damaged")
+    now = registry.pointer()  # rollback would have refused it: it may be damaged afterwards
+    write_json(registry.store / "pointer.json", asdict(Pointer(first, None, second, now.seq + 1)))
+    slots.poll()
+    assert slots.handle.info.version == second and slots.state.seq == 2
+    assert slots.state.refusal.version == first and "model.onnx was changed" in slots.state.refusal.reason
+    damaged.write_bytes(original)
+    write_json(registry.store / "pointer.json", asdict(Pointer(first, None, second, now.seq + 2)))
+    slots.poll()
+    assert slots.handle.info.version == first and slots.state.refusal is None
+
+
+def test_the_running_version_promoted_again_is_read_again_and_keeps_answering(registry, slots, bundles):
+    version = registry.register(bundles[0])
+    registry.promote(version, "a", "b")
+    slots.poll()
+    (registry.path(version) / "CARD.md").unlink()
+    write_json(registry.store / "pointer.json", asdict(Pointer(version, None, None, 2)))
+    slots.poll()
+    assert slots.handle.info.version == version and slots.state.seq == 1
+    assert "CARD.md is missing" in slots.state.refusal.reason
 
 
 def test_a_refused_bundle_is_not_loaded_again_at_every_look(registry, slots, bundles, monkeypatch):
