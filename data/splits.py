@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, model_validator
 
-from data.entries import PARTS, IntakeError
+from data.entries import IntakeError
 from data.manifest import DatasetError, encode_table
+from data.parts import PARTS
 from data.quotas import Component, assign_parts, make_key
 from serving.durable import write_bytes
 
