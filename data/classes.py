@@ -59,7 +59,7 @@ def explain_quarantine(label: str, quarantine: Iterable[Mapping[str, Any]]) -> s
     return f"all of its files are in quarantine ({shown})" if shown else "no image of it was listed"
 
 
-def check_taught(where: str, rows: Iterable[tuple[str, str]], least: int = 2) -> list[str]:
+def check_taught(where: str, rows: Iterable[tuple[str, str]], least: int = 1) -> list[str]:
     """Return the classes that no image of the test part judges; refuse those that a model could not learn.
 
     Args:

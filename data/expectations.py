@@ -193,7 +193,8 @@ def _list_class_checks(evidence: Evidence, config: ValidateConfig) -> list[Check
             *(_number(classes["ratio"].max()), config.max_class_ratio),
             f"the largest class to be at most {config.max_class_ratio:g} times as large as any other",
             lambda row: f"{row.label}: {row.images} images, {row.ratio:.1f} times fewer than the largest class",
-            "Read the scores by class: accuracy says little about a rare one. More images of it help most.",
+            "Read the scores by class: accuracy says little about a rare one. More images of it help most; "
+            "--set finetune.loop.rare_weight=0.5 makes each of them count for more.",
             binding=False,
         ),
         Check(
