@@ -59,7 +59,7 @@ def explain_quarantine(label: str, quarantine: Iterable[Mapping[str, Any]]) -> s
     return f"all of its files are in quarantine ({shown})" if shown else "no image of it was listed"
 
 
-def check_taught(where: str, rows: Iterable[tuple[str, str]], least: int = 1) -> list[str]:
+def check_taught(where: str, rows: Iterable[tuple[str, str]], least: int = 2) -> list[str]:
     """Return the classes that no image of the test part judges; refuse those that a model could not learn.
 
     Args:
@@ -83,8 +83,8 @@ def check_taught(where: str, rows: Iterable[tuple[str, str]], least: int = 1) ->
         raise UntaughtClassError(
             where,
             problems,
-            "An image that judged once never trains: it stays in its part also under another label or in another "
-            "folder. Add new images to these classes, or take the classes out; only a new workspace (regraft init) "
-            "divides old images anew.",
+            "Add images to these classes, or take them out; a class needs four, so that every part gets some. An image "
+            "that judged once never trains: it stays in its part also under another label or in another folder, and "
+            "only a new workspace (regraft init) divides old images anew.",
         )
     return [label for label, found in sorted(counts.items()) if not found["test"]]
