@@ -14,6 +14,7 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
+    "sources",
     "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "notes", "params", "pins",
     "pixels", "preflight", "progress", "provenance", "remote_journal", "remote_lines", "remote_versions", "repository",
     "retention", "runs", "samples", "settle", "sharing", "step", "summary", "turns", "workspace",
