@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from PIL import Image
 from data.classes import LostClassError, UntaughtClassError
 from data.intake import read_intake, write_intake
 from data.layout import Layout, LayoutQuestion
+from flows.train import train
 from tasks import intake as intake_step
 from tasks import sources
 from tasks.ingest import ingest
@@ -259,3 +262,27 @@ def test_a_batch_that_is_left_behind_is_said(home: Workspace, folder: Path, tmp_
     )
     ingest.run(home)
     assert "batch one are left out" in json.loads((home.dataset / "summary.json").read_text())["notes"][0]
+
+
+def test_the_command_asks_which_level_names_the_classes_and_changes_nothing(
+    run_regraft: Callable[..., CompletedProcess[str]], home: Workspace, tmp_path: Path
+) -> None:
+    for line in ("north", "south"):
+        for label in ("ants", "bees"):
+            draw(tmp_path / "lines" / line / label / "0.png", 1)
+    before = home.params.read_bytes()
+    train = ("train", "--workspace", str(home.root), "--data", str(tmp_path / "lines"))
+    asked = run_regraft(*train)
+    assert asked.returncode == 2
+    for part in ("north, south: --classes-at 1", "ants, bees: --classes-at 2", "--groups-at 1"):
+        assert part in asked.stderr
+    assert (home.intake.exists(), home.params.read_bytes()) == (False, before)
+    contradiction = run_regraft(*train, "--classes-at", "2", "--groups-at", "2", "--similar-labels", "both")
+    assert contradiction.returncode == 2
+    assert "--similar-labels takes merge or apart, not 'both'" in contradiction.stderr
+
+
+def test_the_flow_takes_what_the_command_says() -> None:
+    given = {"workspace": Path("w"), "layout": Layout(classes_at=2, alike="merge"), "allow_lost": ("owl",)}
+    taken = train.validate_parameters(given)
+    assert (taken["layout"], taken["allow_lost"]) == (given["layout"], ("owl",))
