@@ -111,7 +111,7 @@ def _note_neighbours(root: Path, tree: Tree, shape: Shape) -> list[str]:
     ]
     if tree.passed:
         shown = ", ".join(f"{show_path('/'.join(names))}/" for names in tree.passed)
-        notes.append(f"{shown} belongs to a workspace of regraft and was passed over")
+        notes.append(f"passed over, as part of a workspace of regraft: {shown}")
     return notes
 
 

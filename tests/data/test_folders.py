@@ -187,7 +187,7 @@ def test_a_workspace_in_the_data_or_around_it_gives_no_class(tmp_path, where):
     after = scan_source(tmp_path, "origin")
     assert (after.labels, after.fingerprint) == (("cat", "dog"), before.fingerprint)
     assert "deep" in after.empty or not after.empty
-    assert any("belongs to a workspace" in note for note in list_source(tmp_path).notes)
+    assert any("part of a workspace" in note for note in list_source(tmp_path).notes)
 
 
 def test_data_inside_a_workspace_are_data(tmp_path):
