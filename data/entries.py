@@ -7,12 +7,10 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-PARTS = ("train", "validation", "test")
-PART_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
 SAMPLINGS = ("random", "uncertain", "volunteered")
 """How a production image came to be labelled; only a random one may judge a model."""
 SHOWN = 10
@@ -21,10 +19,13 @@ SHOWN = 10
 class IntakeError(ValueError):
     """A source that cannot be taken in; ``problems`` holds every one of them, the message the first."""
 
+    title: str | None = None
+    """What all problems of a subclass are, in place of their number."""
+
     def __init__(self, where: str, problems: Iterable[str], advice: str = "") -> None:
         self.problems = list(problems)
         more = len(self.problems) - SHOWN
-        lines = [f"{where}: {len(self.problems)} problem{'s'[: len(self.problems) != 1]}"]
+        lines = [f"{where}: {self.title or f'{len(self.problems)} problem' + 's'[: len(self.problems) != 1]}"]
         lines += [f"  - {problem}" for problem in self.problems[:SHOWN]]
         lines += [f"  - and {more} more"] if more > 0 else []
         super().__init__("\n".join(lines + ([advice] if advice else [])))
@@ -59,11 +60,18 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that a source holds, both sorted by path; ``ignored`` counts other files by extension."""
+    """All that a source holds, both sorted by path; ``ignored`` counts other files by extension.
+
+    ``empty`` says of each class that is named but has no image why so, ``notes`` are sentences for the user, and
+    ``spellings`` counts the images of every class name as the source writes it.
+    """
 
     entries: list[Entry]
     refused: list[Refusal]
     ignored: Counter[str]
+    empty: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    spellings: Mapping[str, int] = field(default_factory=dict)
 
 
 def show_path(path: str) -> str:
@@ -71,9 +79,10 @@ def show_path(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def clean_label(text: str) -> str:
-    """Return the label as every later step spells it: NFC, no blanks around."""
-    return unicodedata.normalize("NFC", show_path(text)).strip()
+def clean_label(text: str, *, strip: bool = True) -> str:
+    """Return the label as every later step spells it: NFC, and no blanks around unless ``strip`` keeps them."""
+    label = unicodedata.normalize("NFC", show_path(text))
+    return label.strip() if strip else label
 
 
 def find_refusal(file: Path, roots: tuple[Path, ...]) -> tuple[str, str] | None:

@@ -1,117 +1,125 @@
-"""Sources that are folders: one folder per class, or the same under train/, val/ and test/. Opens no image."""
+"""Sources that are folders: one folder per class, perhaps under train/, val/ and test/. Opens no image."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-from data.entries import PART_NAMES, Entry, IntakeError, Listing, Refusal, clean_label, make_entry, show_path
+from data.entries import Entry, IntakeError, Listing, Refusal, clean_label, make_entry, show_path
+from data.layout import Layout, Shape, advise_classes, find_tables, read_shape
+from data.tree import Names, Tree, walk_tree
 
-IMAGE_EXTENSIONS = frozenset(
+DOCUMENTS = frozenset(
     "." + name
-    for names in (
-        "jpg jpeg jpe jfif png gif bmp dib tif tiff webp",
-        "avif heic heif jp2 j2k jxl ppm pgm pbm pnm tga ico svg psd exr hdr dcm dng",  # not read; their owner must know
-    )
+    for names in ("txt md rst json jsonl xml csv tsv parquet yaml yml toml ini cfg names log pdf html py ipynb sh",)
     for name in names.split()
 )
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")
+"""A folder that holds nothing else is no class that lost its images."""
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".lnk")
 
-Located = tuple[tuple[str, ...], Path]
 
-
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, layout: Layout | None = None) -> Listing:
     """Return what the folder ``root`` holds; the label of an image is the name of its class folder.
+
+    Args:
+        root: The folder.
+        layout: What the user says about its levels.
 
     Raises:
         IntakeError: If there is nothing to learn from, or the layout can be read in two ways.
     """
     root = Path(os.path.realpath(root))
-    ignored: Counter[str] = Counter()
-    refused: list[Refusal] = []
-    located = [item for item in _walk(root, (), refused, ignored) if _is_wanted(*item, ignored)]
-    depth = 1 if _has_parts(root, [parts for parts, _ in located]) else 0
+    tree = walk_tree(root)
+    shape = read_shape(root, tree, layout or Layout())
     entries: list[Entry] = []
-    for parts, file in located:
-        listed = _list_file(root, parts, file, depth)
+    spellings: Counter[str] = Counter()
+    refused = [refusal for refusal in tree.refused if len(Path(refusal.path).parts) != shape.class_at + 1]
+    for names, file in tree.files.items():
+        if names in tree.links and len(names) == shape.class_at + 1:
+            continue  # a class folder that is a link: named in ``empty``
+        listed = _list_file(root, shape, names, file)
         (entries if isinstance(listed, Entry) else refused).append(listed)
-    _check_classes(root, entries, refused, ignored)
-    return Listing(sorted(entries, key=lambda e: e.path), sorted(refused, key=lambda r: r.path), ignored)
+        if label := shape.find_label(names):
+            spellings[clean_label(label, strip=False)] += isinstance(listed, Entry)
+    empty, notes = _find_empty(root, tree, shape, {entry.label for entry in entries})
+    spellings.update(dict.fromkeys(empty, 0))
+    _check_images(root, tree, entries, refused)
+    return Listing(
+        sorted(entries, key=lambda e: e.path),
+        sorted(refused, key=lambda r: r.path),
+        tree.ignored,
+        empty,
+        (*shape.notes, *notes, *_note_neighbours(root, tree, shape)),
+        spellings,
+    )
 
 
-def _walk(folder: Path, parts: tuple[str, ...], refused: list[Refusal], ignored: Counter[str]) -> Iterator[Located]:
-    """Yield every file below ``folder`` that is not hidden, as (names below the root, path)."""
-    try:
-        with os.scandir(folder) as found:
-            items = sorted(found, key=lambda item: item.name)
-    except PermissionError:
-        refused.append(Refusal(show_path("/".join(parts)), None, "no_permission", "the folder cannot be listed"))
-        return
-    for item in items:
-        if item.is_dir(follow_symlinks=False):
-            if not item.name.startswith((".", "__MACOSX")):
-                yield from _walk(Path(item.path), (*parts, item.name), refused, ignored)
-        elif item.name.startswith("."):
-            ignored["hidden"] += 1
-        else:
-            yield (*parts, item.name), Path(item.path)
-
-
-def _is_wanted(parts: tuple[str, ...], file: Path, ignored: Counter[str]) -> bool:
-    """Return whether a file claims to be an image by its name or, failing that, by its first bytes."""
-    extension = Path(parts[-1]).suffix.lower()
-    regular = file.is_file() and not file.is_symlink()
-    if extension in IMAGE_EXTENSIONS or not regular or _has_signature(file):
-        return True
-    ignored[show_path(extension) or "none"] += 1
-    return False
-
-
-def _has_signature(file: Path) -> bool:
-    """Return whether the first bytes of a regular file are those of a common image format."""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
-        return True  # the reader gives the reason
-    try:
-        start = os.read(descriptor, 16)
-    finally:
-        os.close(descriptor)
-    bitmap = start[:2] == b"BM" and start[6:10] == bytes(4)
-    return start.startswith(SIGNATURES) or bitmap or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
-
-
-def _has_parts(root: Path, found: list[tuple[str, ...]]) -> bool:
-    """Return whether the first folder level names parts (train, val, test) and not classes.
-
-    Raises:
-        IntakeError: If part folders and other folders lie side by side, or train/ is missing.
-    """
-    parted = {parts[0] for parts in found if len(parts) > 2 and parts[0].lower() in PART_NAMES}
-    if not parted:
-        return False
-    others = sorted({parts[0] for parts in found if len(parts) > 1} - parted)
-    problems = [f"{show_path(name)}/ lies beside {'/, '.join(sorted(parted))}/: which part is it?" for name in others]
-    if "train" not in {PART_NAMES[name.lower()] for name in parted}:
-        problems.append(f"there is {'/ and '.join(sorted(parted))}/ but no train/")
-    if problems:
-        raise IntakeError(str(root), problems, "Give every class folder a part (train/, val/, test/), or none of them.")
-    return True
-
-
-def _list_file(root: Path, parts: tuple[str, ...], file: Path, depth: int) -> Entry | Refusal:
-    path = show_path("/".join(parts))
-    label = clean_label(parts[depth]) if len(parts) > depth + 1 else ""
+def _list_file(root: Path, shape: Shape, names: Names, file: Path) -> Entry | Refusal:
+    path = show_path("/".join(names))
+    label = clean_label(shape.find_label(names))
     if not label:
         return Refusal(path, None, "no_label", "lies beside the class folders, not in one")
-    part = PART_NAMES[parts[0].lower()] if depth else None
+    group = shape.find_group(names)
     try:
-        return make_entry(path, file, label, None, part, (root,))
+        return make_entry(path, file, label, clean_label(group) if group else None, shape.find_part(names), (root,))
     except OSError as error:
         return Refusal(path, label, "unreadable", error.strerror or "cannot be reached")
 
 
-def _check_classes(root: Path, entries: list[Entry], refused: list[Refusal], ignored: Counter[str]) -> None:
+def _find_empty(root: Path, tree: Tree, shape: Shape, found: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Return why each class folder without an image has none, by label, and what to say about folders of documents."""
+    others: dict[Names, Counter[str]] = {}
+    for names in tree.others:
+        if len(names) > shape.class_at + 1:
+            kinds = others.setdefault(names[: shape.class_at + 1], Counter())
+            kinds[Path(names[-1]).suffix.lower() or "nameless"] += 1
+    empty: dict[str, str] = {}
+    notes = []
+    for names in sorted([*tree.folders, *tree.links]):
+        label = clean_label(names[-1])
+        if len(names) != shape.class_at + 1 or label in found or not _is_class_place(shape, names):
+            continue
+        shown, kinds = f"{show_path('/'.join(names))}/", others.get(names, Counter())
+        if kinds and kinds.keys() <= DOCUMENTS:
+            notes.append(f"{shown} holds no image, only {_count(kinds)}: it is not a class")
+        elif names in tree.links:
+            target = os.path.realpath(root.joinpath(*names))
+            empty[label] = f"{shown} is a link to {show_path(target)}; put the folder itself there (links lead outside)"
+        elif names in tree.closed:
+            empty[label] = f"{shown} may not be listed; change its permissions"
+        else:
+            empty[label] = f"{shown} holds no image" + (f" ({_count(kinds)})" if kinds else ": it is empty")
+    return empty, notes
+
+
+def _is_class_place(shape: Shape, names: Names) -> bool:
+    """Say whether a folder at the level of the classes lies where classes are: under a part if there are any."""
+    return shape.part_at is None or shape.part_at > shape.class_at or names[shape.part_at] in shape.parts
+
+
+def _note_neighbours(root: Path, tree: Tree, shape: Shape) -> list[str]:
+    """Return what lies beside the class folders, is not read, and may have been meant to be."""
+    notes = [
+        f"{show_path('/'.join(names))} lies beside the class folders and is not read. To learn from it instead: "
+        f"--data {root.joinpath(*names)}"
+        for names in find_tables(tree)
+        if len(names) <= shape.class_at + 1
+    ]
+    notes += [
+        f"{show_path('/'.join(names))} lies beside the class folders and is not read; unpack it if it holds images"
+        for names in tree.others
+        if len(names) == shape.class_at + 1 and names[-1].lower().endswith(ARCHIVES)
+    ]
+    if tree.passed:
+        shown = ", ".join(f"{show_path('/'.join(names))}/" for names in tree.passed)
+        notes.append(f"passed over, as part of a workspace of regraft: {shown}")
+    return notes
+
+
+def _count(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} {show_path(kind)}" for kind, count in sorted(kinds.items()))
+
+
+def _check_images(root: Path, tree: Tree, entries: list[Entry], refused: list[Refusal]) -> None:
     """Refuse a folder without a single labelled image, and say what was there instead.
 
     Raises:
@@ -120,11 +128,6 @@ def _check_classes(root: Path, entries: list[Entry], refused: list[Refusal], ign
     if entries:
         return
     seen = [f"{count} {what}" for what, count in sorted(Counter(refusal.reason for refusal in refused).items())]
-    seen += [f"{count} ignored {what}" for what, count in sorted(ignored.items())]
-    tables = sorted(path.name for pattern in ("*.csv", "*.parquet") for path in root.glob(pattern))
-    hint = f" Or name the manifest: {root / tables[0]}" if tables else ""
-    raise IntakeError(
-        str(root),
-        [f"no class folder with an image in it; found {', '.join(seen) or 'nothing'}"],
-        f"Put the images of each class into a folder of that name.{hint}",
-    )
+    seen += [f"{count} ignored {what}" for what, count in sorted(tree.ignored.items())]
+    problem = f"no class folder with an image in it; found {', '.join(seen) or 'nothing'}"
+    raise IntakeError(str(root), [problem], advise_classes(root, tree))

@@ -24,7 +24,7 @@ from data.manifest import write_manifest
 from data.reading import Row, read_entry
 from data.shards import ShardWriter
 from data.stored import STORED, Stock, find_stored, list_stored
-from data.summary import IngestSummary, summarise_dataset
+from data.summary import IngestSummary, describe_sources, summarise_dataset
 from serving.durable import StorageError, replace_folder, write_json
 from serving.preprocess import MAX_PIXELS, MOST_PIXELS
 
@@ -96,7 +96,8 @@ def ingest_sources(
         corrections = correct_labels(rows)
         refused = [asdict(item) for item in quarantined]
         ignored = {source.name: dict(listing.ignored) for source, listing in zip(sources, listings, strict=True)}
-        summary = summarise_dataset(rows, refused, ignored, settle_brightness(rows))
+        told = describe_sources(sources, listings)
+        summary = summarise_dataset(rows, refused, ignored, told, settle_brightness(rows))
         write_manifest(temporary, rows)
         write_json(temporary / "quarantine.json", refused)
         write_json(temporary / "summary.json", asdict(summary))
@@ -147,7 +148,7 @@ def _list_again(source: Source, dataset: Path) -> Listing:
             "source %s is not at %s; its %d files are those of the data set", source.name, source.path, stored.files
         )
         return list_stored(dataset, stored)
-    listing = list_source(source.path)
+    listing = list_source(source.path, source.layout)
     if fingerprint_listing(source.path, listing) != source.fingerprint:
         logger.warning("source %s changed since it was taken in; the next scan will notice it again", source.name)
     return listing

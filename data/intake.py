@@ -6,11 +6,16 @@ Nothing here opens an image; ``data/ingest.py`` does.
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data.entries import Entry, IntakeError, Listing, Refusal
 from data.folders import list_folder
+from data.layout import Layout
+from data.spelling import settle_spellings
 from data.tables import list_table
 from serving.durable import write_json
 
@@ -24,6 +29,8 @@ class Source:
     """A folder or manifest of labelled images, outside of the workspace and never written to.
 
     ``fingerprint`` is the SHA-256 of the sorted (path, size, modification time) of its files and of a manifest's bytes.
+    ``layout`` is how it was read, ``empty`` says why each class that it names without an image has none, ``allowed``
+    are the classes whose loss the user allowed by name, ``notes`` what to tell about it for as long as it is known.
     """
 
     name: str
@@ -32,35 +39,69 @@ class Source:
     fingerprint: str
     files: int
     labels: tuple[str, ...]
+    layout: Layout = field(default_factory=Layout)
+    empty: Mapping[str, str] = field(default_factory=dict)
+    allowed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def scan_source(path: Path, name: str) -> Source:
+def scan_source(path: Path, name: str, layout: Layout | None = None, known: Collection[str] = ()) -> Source:
     """Return the source at ``path``, listed but not read.
 
     Args:
         path: A folder (a folder per class, also under train/, val/, test/) or a CSV or Parquet manifest.
         name: What reports call it; unique in a workspace.
+        layout: What the user says about how to read it.
+        known: Labels that a model knows already, preferred where spellings are merged.
 
     Raises:
-        IntakeError: With all problems: nothing there, no classes, a manifest with bad rows.
+        IntakeError: With all problems: nothing there, no classes, a manifest with bad rows, two ways to read it.
     """
     path = Path(path).expanduser().resolve()
-    listing = list_source(path)
+    layout = layout or Layout()
+    listing, spellings = _list_settled(path, layout, known)
     labels = sorted({entry.label for entry in listing.entries})
     files = len(listing.entries) + len(listing.refused)
     kind = "folder" if path.is_dir() else "manifest"
     logger.info("scan done source=%s kind=%s files=%d classes=%d", name, kind, files, len(labels))
-    return Source(name, path, kind, fingerprint_listing(path, listing), files, tuple(labels))
+    for note in listing.notes:
+        logger.warning("%s: %s", name, note)
+    layout = replace(layout, alike=None, spellings=tuple(sorted(spellings.items())))
+    fingerprint = fingerprint_listing(path, listing)
+    return Source(name, path, kind, fingerprint, files, tuple(labels), layout, dict(listing.empty))
 
 
-def list_source(path: Path) -> Listing:
+def list_source(path: Path, layout: Layout | None = None) -> Listing:
     """Return every file that the folder or manifest at ``path`` gives.
 
     Raises:
         IntakeError: As ``scan_source``.
     """
+    return _list_settled(path, layout or Layout(), ())[0]
+
+
+def _list_settled(path: Path, layout: Layout, known: Collection[str]) -> tuple[Listing, dict[str, str]]:
+    """Return the listing with look-alike class names settled, and the label of each such name."""
+    listing = _list_kind(path, layout)
+    spellings = settle_spellings(str(path), listing.spellings, dict(layout.spellings), layout.alike, known)
+    if not spellings:
+        return listing, spellings
+    entries = [replace(entry, label=spellings.get(entry.label, entry.label)) for entry in listing.entries]
+    found = {entry.label for entry in entries}
+    empty = {spellings.get(label, label): why for label, why in listing.empty.items()}
+    empty = {label: why for label, why in empty.items() if label not in found}
+    merged = Counter(label for label in spellings.values() if list(spellings.values()).count(label) > 1)
+    notes = [
+        f"{count} spellings of the class {label!r} were merged: "
+        + ", ".join(repr(name) for name, to in sorted(spellings.items()) if to == label)
+        for label, count in sorted(merged.items())
+    ]
+    return replace(listing, entries=entries, empty=empty, notes=(*listing.notes, *notes)), spellings
+
+
+def _list_kind(path: Path, layout: Layout) -> Listing:
     if path.is_dir():
-        return list_folder(path)
+        return list_folder(path, layout)
     if not path.exists():
         raise IntakeError(str(path), ["does not exist"], "Name a folder with a folder per class, or a manifest.")
     if not path.is_file() or path.suffix.lower() not in TABLES:
@@ -116,9 +157,18 @@ def read_intake(path: Path) -> list[Source]:
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["sources"]
-        return [Source(**{**row, "path": Path(row["path"]), "labels": tuple(row["labels"])}) for row in rows]
+        return [_read_source(row) for row in rows]
     except FileNotFoundError as error:
         raise IntakeError(str(path), ["no data was taken in yet"], "Run regraft train --data DIR first.") from error
     except (ValueError, KeyError, TypeError) as error:
         problem = f"is not an intake file ({error})"
         raise IntakeError(str(path), [problem], "Run regraft train --data DIR again.") from error
+
+
+def _read_source(row: dict[str, Any]) -> Source:
+    """Return one source of the file; those written before a field existed have its default."""
+    layout = row.get("layout") or {}
+    pairs = tuple((name, label) for name, label in layout.get("spellings", ()))
+    lists = {name: tuple(row[name]) for name in ("labels", "allowed", "notes") if name in row}
+    changed = {"path": Path(row["path"]), "layout": Layout(**{**layout, "spellings": pairs})}
+    return Source(**{**row, **lists, **changed})

@@ -12,14 +12,15 @@ from serving.durable import write_bytes
 from serving.quality import QUALITY_NAMES
 
 MANIFEST = "manifest.parquet"
-NULLABLE = {"group", "given_part", "sampling"}
-ADDED = {"peak": float("nan"), "constant": False, "sampling": None}
+NULLABLE = {"group", "given_part", "sampling", "look"}
+ADDED = {"peak": float("nan"), "constant": False, "sampling": None, "look": None}
 """Columns that older data sets lack, with what they say there. ``peak`` is the largest value of a file deeper than 8
-bits, empty for others; ``constant`` says that all pixels are equal; ``sampling`` how a production image was drawn."""
+bits, empty for others; ``constant`` says that all pixels are equal; ``sampling`` how a production image was drawn;
+``look`` is its perceptual hash."""
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("sha256", "path", "source", "label", "group", "given_part", "sampling")]
     + [("width", pa.int32()), ("height", pa.int32()), ("mode", pa.string()), ("format", pa.string())]
-    + [("frames", pa.int32()), ("bytes", pa.int64())]
+    + [("frames", pa.int32()), ("bytes", pa.int64()), ("look", pa.string())]
     + [("peak", pa.float64()), ("constant", pa.bool_())]
     + [(f"q_{name}", pa.float32()) for name in QUALITY_NAMES]
     + [("shard", pa.string()), ("shard_row", pa.int32())]

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from data.entries import PARTS
+from data.parts import PARTS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from data.brightness import measure_brightness
 from data.entries import Entry, Refusal
+from data.twins import describe_look
 from serving.preprocess import ImageError, decode_image
 
 Row = dict[str, Any]
@@ -78,5 +79,6 @@ def _measure(entry: Entry, image: bytes, max_pixels: int) -> Row:
         "format": decoded.format,
         "frames": decoded.frames,
         "bytes": len(image),
+        "look": describe_look(decoded.pixels),
         **measure_brightness(decoded),
     }

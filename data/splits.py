@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, model_validator
 
-from data.entries import PARTS, IntakeError
+from data.entries import IntakeError
 from data.manifest import DatasetError, encode_table
+from data.parts import PARTS
 from data.quotas import Component, assign_parts, make_key
+from data.twins import join_twins
 from serving.durable import write_bytes
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,9 @@ class _Image:
         return None if None in self.samplings else "random" if known == {"random"} else min(known, default=None)
 
 
-def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: SplitConfig) -> pd.DataFrame:
+def split_dataset(
+    manifest: pd.DataFrame, frozen: Mapping[str, str], config: SplitConfig, twins: Iterable[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """Return one row per distinct image: ``COLUMNS``, ordered by ``sha256``; no group and no sampling are None.
 
     A part given by a source is respected; of two given parts the second is test and validation comes out of train.
@@ -92,6 +96,7 @@ def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: Spl
         manifest: As ``read_manifest`` returns it; needs sha256, path, source, label, group, given_part.
         frozen: Parts decided earlier, by content hash; they win over everything else. Other hashes are ignored.
         config: Shares and seed.
+        twins: Pairs of content hashes that show one picture and belong in one part.
 
     Raises:
         SplitError: If an image has two labels, a group would be in two parts, or a part would be empty.
@@ -106,6 +111,7 @@ def split_dataset(manifest: pd.DataFrame, frozen: Mapping[str, str], config: Spl
     problems += [f"frozen images have the part {part!r}, which is none of {', '.join(PARTS)}" for part in unknown]
     components = [] if problems else _make_components(images, frozen, config.seed, problems)
     if not problems:
+        components = join_twins(components, twins)
         drawn = [component for component in components if component.drawn]
         chosen = assign_parts([component for component in components if not component.drawn], config.shares)
         chosen |= assign_parts(drawn, config.random_shares)

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def find_stored(dataset: Path, source: Source) -> Source | None:
     if not labels or not labels <= set(source.labels):
         return None  # an origin that was named but never read has the same name as the one before
     files = len(listing.entries) + len(listing.refused)
-    return Source(source.name, source.path, STORED, _fingerprint(listing), files, tuple(sorted(labels)))
+    fingerprint = _fingerprint(listing)
+    return replace(source, kind=STORED, fingerprint=fingerprint, files=files, labels=tuple(sorted(labels)))
 
 
 def list_stored(dataset: Path, source: Source) -> Listing:

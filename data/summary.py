@@ -1,11 +1,13 @@
 """What an ingest found, as counts."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.brightness import DIM, list_dim
+from data.entries import Listing
+from data.intake import Source
 from serving.value_range import ValueRange, fit_range
 
 Counts = dict[str, int]
@@ -19,7 +21,9 @@ class IngestSummary:
     """Counts of one dataset; the same as ``summary.json``.
 
     ``duplicates`` lists [first path, repeated path] of the first hundred exact duplicates, ``parts`` the parts as
-    given by the sources, ``unreadable_share`` the quarantined files among all listed ones.
+    given by the sources, ``unreadable_share`` the quarantined files among all listed ones. ``named`` are the classes
+    that the sources name, with or without an image, and why those without have none; ``allowed`` are those whose loss
+    the user allowed; ``notes`` is what the sources have to say for themselves.
 
     ``value_range`` says which value is white in files deeper than 8 bits, None where there are none; ``bits`` counts
     those files by what each fills alone. ``constant`` images have equal pixels throughout, ``dim`` ones end 16 times
@@ -51,15 +55,41 @@ class IngestSummary:
     dim: int
     dim_images: list[str]
     findings: list[str]
+    named: dict[str, str]
+    allowed: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What sources and their listings say beside files; see ``IngestSummary``."""
+
+    named: dict[str, str]
+    allowed: list[str]
+    notes: list[str]
+
+
+def describe_sources(sources: Sequence[Source], listings: Sequence[Listing]) -> Told:
+    """Return the classes that the sources name, those that may be lost, and what there is to tell."""
+    named = {label: "" for source in sources for label in source.labels}
+    for listing in listings:
+        named |= {entry.label: "" for entry in listing.entries}
+    for listing in listings:
+        named |= {label: why for label, why in listing.empty.items() if label not in named}
+    notes = [note for source in sources for note in source.notes]
+    notes += [note for listing in listings for note in listing.notes]
+    allowed = sorted({label for source in sources for label in source.allowed})
+    return Told(dict(sorted(named.items())), allowed, notes)
 
 
 def summarise_dataset(
     rows: list[dict[str, Any]],
     quarantined: list[dict[str, Any]],
     ignored: Mapping[str, Counts],
+    told: Told,
     value_range: ValueRange | None = None,
 ) -> IngestSummary:
-    """Return the counts of manifest rows, quarantined files and files ignored per source."""
+    """Return the counts of manifest rows, quarantined files and files ignored per source, and what these tell."""
     listed = len(rows) + len(quarantined)
     pairs, distinct = find_duplicates(rows)
     constant, dim = [row["path"] for row in rows if row["constant"]], list_dim(rows, value_range)
@@ -89,6 +119,9 @@ def summarise_dataset(
         dim=len(dim),
         dim_images=dim[:SHOWN_PAIRS],
         findings=[*_tell_constant(constant, len(rows)), *_tell_dim(dim, len(rows), value_range)],
+        named=told.named,
+        allowed=told.allowed,
+        notes=told.notes,
     )
 
 

@@ -1,7 +1,7 @@
 """The verdict on a dataset: one answer per expectation with its figures, and the text that tells a person about it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Observed = float | int | list[str]
@@ -16,7 +16,7 @@ class ExpectationVerdict:
     """One expectation: what was asked, what was seen, and who did not fulfil it.
 
     ``count`` files or classes did not, ``share`` (0-1) of those looked at; an expectation that allows a few may
-    succeed with a count above 0.
+    succeed with a count above 0. ``binding`` expectations stop the chain, the others are advice.
     """
 
     name: str
@@ -28,28 +28,45 @@ class ExpectationVerdict:
     share: float
     first_offenders: tuple[str, ...]
     advice: str
+    binding: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationVerdict:
-    """The verdict on a dataset; ``counts`` says how much was looked at."""
+    """The verdict on a dataset; ``counts`` says how much was looked at.
+
+    ``lost`` has the classes that are missing by permission, each with why; ``notes`` what the sources told.
+    """
 
     expectations: tuple[ExpectationVerdict, ...]
     counts: dict[str, int]
+    lost: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:
-        """Whether every expectation is fulfilled."""
+        """Whether every binding expectation is fulfilled."""
         return not self.failed
 
     @property
     def failed(self) -> tuple[ExpectationVerdict, ...]:
-        """The expectations that are not fulfilled."""
-        return tuple(item for item in self.expectations if not item.success)
+        """The binding expectations that are not fulfilled."""
+        return tuple(item for item in self.expectations if item.binding and not item.success)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What people must know although nothing stops: lost classes, advice that was not met, notes; a line each."""
+        lines = [f"without the class {label}, as allowed: {why}" for label, why in self.lost.items()]
+        for item in self.expectations:
+            if not (item.binding or item.success):
+                hidden = item.count - len(item.first_offenders)
+                more = f" and {hidden} more" if hidden > 0 else ""
+                lines.append(f"{item.name}: {'; '.join(item.first_offenders)}{more}. {item.advice}")
+        return [*lines, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``validation.json`` holds."""
-        return {"success": self.success, **json.loads(json.dumps(asdict(self)))}
+        return {"success": self.success, **json.loads(json.dumps(asdict(self))), "remarks": self.remarks}
 
 
 def format_failures(verdict: ValidationVerdict) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from data.layout import Layout
 from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
@@ -27,21 +28,29 @@ from tasks.workspace import Workspace, open_workspace
 
 
 @flow(name="train", flow_run_name="train")
-def train(workspace: Path, data: Path | None = None, by: str = "train") -> TrainReport:
+def train(
+    workspace: Path,
+    data: Path | None = None,
+    by: str = "train",
+    layout: Layout | None = None,
+    allow_lost: tuple[str, ...] = (),
+) -> TrainReport:
     """Make a version from the workspace's sources and promote it if the gate agrees.
 
     Args:
         workspace: A folder made by ``regraft init``.
         data: A folder or manifest that becomes the origin. Default: the one given before.
         by: Who asks, for the journal.
+        layout: How the folders of the origin are to be read, where they can be read in two ways.
+        allow_lost: Classes that may be lost, by name.
     """
     home = open_workspace(workspace)
     with take_turn(home, "make"):
         preflight(home)
         if data is None:
-            rescan(home)
+            rescan(home, layout, allow_lost)
         else:
-            take_in(home, data)
+            take_in(home, data, layout, allow_lost)
         return make_version(home, by)
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from models.adaptation import list_batchnorms
 from models.checkpoint import Classifier
+from models.class_weights import weigh_classes
 from models.depth import group_by_depth
 from models.device import mixed_precision
 from models.feeds import Feed, seed_of
@@ -103,7 +104,13 @@ def take_step(
         group["lr"] = group["peak"] * rate_factor(step, plan.steps, config.warmup_share)
     with mixed_precision(device):
         logits = classifier.score(feed.embed_rows(rows, step))
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        weights = weigh_classes(data.labels[data.train], logits.shape[1], config.rare_weight)
+        loss = functional.cross_entropy(
+            logits.float(),
+            labels,
+            weight=None if weights is None else torch.from_numpy(weights).to(device),
+            label_smoothing=config.label_smoothing,
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_([p for p in classifier.parameters() if p.requires_grad], config.clip_norm)

@@ -26,6 +26,9 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
     """Largest norm of the gradient."""
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     """Share of the target spread over all classes."""
+    rare_weight: float = Field(0.0, ge=0, le=1)
+    """How much more an image of a rare class counts: 0 weighs images alike, 1 classes alike. More rare defects are
+    found and more good parts called defects; probabilities are then those of classes more alike in size."""
     augment: AugmentConfig = AugmentConfig()
     """Changes of the training images."""
 

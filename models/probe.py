@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from models.class_weights import weigh_classes
 from models.intervals import hold_together
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def cross_validate(
     repeats: int = 1,
     seed: int = 0,
     groups: np.ndarray | None = None,
+    rare_weight: float = 0.0,
 ) -> CrossValidation:
     """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
 
@@ -121,13 +123,15 @@ def cross_validate(
         repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
         seed: Of the folds.
         groups: ``(N,)`` integers, equal for images that belong together: then no fold parts them.
+        rare_weight: See ``weigh_classes``; held-out images weigh alike in any case.
     """
     mean, std = measure_spread(features, widths)
     reduced = reduce_features((features - mean) / std)
     logits = np.zeros((repeats, len(strengths), len(labels), classes))
     for number in range(repeats):
         for train, held in make_folds(labels, folds, seed + number, groups):
-            for place, (weight, bias) in enumerate(fit_path(reduced[train], labels[train], classes, strengths)):
+            path = fit_path(reduced[train], labels[train], classes, strengths, rare_weight)
+            for place, (weight, bias) in enumerate(path):
                 logits[number, place, held] = reduced[held] @ weight.T + bias
     losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
     best = int(np.argmin(losses))
@@ -146,6 +150,7 @@ def fit_probe(
     classes: int,
     strength: float,
     widths: Sequence[int] | None = None,
+    rare_weight: float = 0.0,
 ) -> Probe:
     """Fit a probe.
 
@@ -155,6 +160,7 @@ def fit_probe(
         classes: K.
         strength: Inverse penalty, for instance that of ``cross_validate``.
         widths: Blocks of the features.
+        rare_weight: See ``weigh_classes``.
 
     Raises:
         ValueError: If a class has no image.
@@ -163,7 +169,7 @@ def fit_probe(
     if absent:
         raise ValueError(f"classes {absent} of {classes} have no training image; a head cannot learn them.")
     mean, std = measure_spread(features, widths)
-    weight, bias = fit_logistic((features - mean) / std, labels, classes, strength)
+    weight, bias = fit_logistic((features - mean) / std, labels, classes, strength, rare_weight)
     return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, strength)
 
 
@@ -202,7 +208,9 @@ def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(np.log(np.exp(shifted).sum(axis=1)) - chosen))
 
 
-def fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, classes: int, strength: float, rare_weight: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression.
 
     With fewer images than features the fit runs in the span of the images: the optimum is the same and it is faster.
@@ -212,18 +220,20 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, classes: int, strength: float) ->
         if x.shape[0] < x.shape[1]:
             basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
             x = x @ basis
-    weight, bias = next(fit_path(x, y, classes, [strength]))
+    weight, bias = next(fit_path(x, y, classes, [strength], rare_weight))
     return (weight if basis is None else weight @ basis.T), bias
 
 
 def fit_path(
-    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float]
+    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], rare_weight: float = 0.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield weight ``(K, D)`` and bias ``(K,)`` for each strength, every fit starting where the last one ended.
 
     A class without an image in ``y`` is never answered.
     """
-    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True)
+    weights = weigh_classes(y, classes, rare_weight)
+    weighing = None if weights is None else {int(one): float(weights[one]) for one in np.unique(y)}
+    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True, class_weight=weighing)
     wide = x.astype(np.float64)
     for strength in strengths:
         # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.

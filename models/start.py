@@ -23,6 +23,7 @@ class Start:
         features: ``(N, D)`` of the train rows and the validation rows, in that order.
         logits: ``(M, K)`` of the validation rows.
         train_loss: Mean log loss on the train rows, nats.
+        rare_weight: With which the probe was fitted.
     """
 
     probe: Probe
@@ -30,9 +31,12 @@ class Start:
     features: np.ndarray
     logits: np.ndarray
     train_loss: float
+    rare_weight: float = 0.0
 
 
-def prepare_start(frozen: FrozenBackbone, data: TrainingData, classes: int, resume: ResumeFolder) -> Start:
+def prepare_start(
+    frozen: FrozenBackbone, data: TrainingData, classes: int, resume: ResumeFolder, rare_weight: float = 0.0
+) -> Start:
     """Fit the probe on kept features, which a run after a kill finds again in the snapshot."""
     snapshot = resume.load("start")
     if snapshot is None:
@@ -44,11 +48,13 @@ def prepare_start(frozen: FrozenBackbone, data: TrainingData, classes: int, resu
     train_values, held_values = (snapshot.tensors["features"][part].numpy() for part in ("train", "held"))
     widths, labels = tuple(snapshot.info["widths"]), data.labels[data.train]
     groups = data.take_groups(data.train)
-    strength = cross_validate(train_values, labels, classes=classes, widths=widths, groups=groups).strength
-    probe = fit_probe(train_values, labels, classes=classes, strength=strength, widths=widths)
+    found = cross_validate(train_values, labels, classes=classes, widths=widths, rare_weight=rare_weight, groups=groups)
+    probe = fit_probe(
+        train_values, labels, classes=classes, strength=found.strength, widths=widths, rare_weight=rare_weight
+    )
     loss = sum_log_loss(probe.score(train_values).astype(np.float64), labels) / len(labels)
     everything = np.concatenate([train_values, held_values])
-    return Start(probe, widths, everything, probe.score(held_values).astype(np.float32), loss)
+    return Start(probe, widths, everything, probe.score(held_values).astype(np.float32), loss, rare_weight)
 
 
 def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> float:
@@ -59,13 +65,8 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
     """
     labels = np.concatenate([data.labels[data.train], data.labels[data.validation]])
     classes, strength = len(start.probe.bias), start.probe.strength
-    said = cross_validate(
-        start.features,
-        labels,
-        classes=classes,
-        widths=start.widths,
-        strengths=[strength],
-        groups=data.take_groups(np.concatenate([data.train, data.validation])),
-    )
-    classifier.load_probe(fit_probe(start.features, labels, classes=classes, strength=strength, widths=start.widths))
+    groups = data.take_groups(np.concatenate([data.train, data.validation]))
+    weighing = {"widths": start.widths, "rare_weight": start.rare_weight}
+    said = cross_validate(start.features, labels, classes=classes, strengths=[strength], groups=groups, **weighing)
+    classifier.load_probe(fit_probe(start.features, labels, classes=classes, strength=strength, **weighing))
     return fit_temperature(said.logits, labels)

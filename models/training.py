@@ -96,7 +96,7 @@ def finetune(
             store=FeatureStore(features),
             device=config.device,
         )
-        start = prepare_start(frozen, data, len(names), resume)
+        start = prepare_start(frozen, data, len(names), resume, config.loop.rare_weight)
         classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
         classifier.load_probe(start.probe)
         adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0

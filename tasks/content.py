@@ -82,9 +82,11 @@ def read_lineage(home: Workspace) -> dict[str, str]:
 def _list_checks(
     home: Workspace, info: CheckpointInfo, parity: Parity, selection: dict[str, Any], certificate: dict[str, Any]
 ) -> list[str]:
-    expectations = _read_json(home.validation / "validation.json")["expectations"]
+    validation = _read_json(home.validation / "validation.json")
+    held = sum(one["success"] for one in validation["expectations"])
     return [
-        f"{len(expectations)} expectations on the data hold.",
+        f"{held} expectations on the data hold.",
+        *validation.get("remarks", []),
         f"Backbone: {selection['reason']}",
         f"Training: {info.reason}.",
         f"Certificate: {certificate['reason']}.",

@@ -14,6 +14,7 @@ import torch
 
 from data.entries import Entry
 from data.intake import list_source, read_intake
+from data.layout import Layout
 from data.reading import read_entry
 from models.backbones import build_architecture, read_config, read_input
 from models.candidates import describe_preprocess
@@ -58,18 +59,18 @@ second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
 
 
-def foresee(home: Workspace, data: Path | None) -> Forecast:
+def foresee(home: Workspace, data: Path | None, layout: Layout | None = None) -> Forecast:
     """Return what a run on ``data`` (by default the images known already) takes; never raises."""
-    return _Prospect(home, data).forecast()
+    return _Prospect(home, data, layout).forecast()
 
 
-def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
+def fit_into(home: Workspace, data: Path | None, budget_s: float, layout: Layout | None = None) -> Forecast:
     """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return its forecast.
 
     Raises:
         ParamsError: If params.yaml cannot be read or written.
     """
-    prospect = _Prospect(home, data)
+    prospect = _Prospect(home, data, layout)
     changed = prospect.fit(budget_s)
     set_params(home.params, changed)
     told = prospect.after(load_params(home.params), changed)
@@ -89,8 +90,8 @@ def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
 class _Prospect:
     """Everything that a forecast is made from, gathered once."""
 
-    def __init__(self, home: Workspace, data: Path | None) -> None:
-        self.home, self.notes = home, list[str]()
+    def __init__(self, home: Workspace, data: Path | None, layout: Layout | None = None) -> None:
+        self.home, self.notes, self.layout = home, list[str](), layout or Layout()
         self.params = load_params(home.params)
         listed = self._try("the images could not be listed", lambda: self._list(data))
         self._entries, self._known = listed or ([], False)
@@ -175,10 +176,11 @@ class _Prospect:
 
     def _list(self, data: Path | None) -> tuple[list[Entry], bool]:
         """Return all listed files, and whether they are those that the workspace knows already."""
-        known = [source.path for source in read_intake(self.home.intake)] if self.home.intake.exists() else []
+        sources = read_intake(self.home.intake) if self.home.intake.exists() else []
+        known = {source.path: self.layout.over(source.layout) for source in sources}
         wanted = data.expanduser().resolve() if data else None
-        paths = known if wanted is None or wanted in known else [wanted]
-        return [entry for path in paths for entry in list_source(path).entries], paths is known
+        read = known if wanted is None or wanted in known else {wanted: self.layout}
+        return [entry for path, layout in read.items() for entry in list_source(path, layout).entries], read is known
 
     def _count(self) -> tuple[tuple[tuple[GroupWork, ...], ...], list[PreprocessSpec]]:
         """Return the counted work of the candidates at hand, and their different preprocessings."""

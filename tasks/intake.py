@@ -1,39 +1,63 @@
 """What enters the graph: the list of sources, and the rows whose part of the split is already decided."""
 
-import hashlib
 import io
+import json
 import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from data.entries import IntakeError
-from data.intake import Source, list_source, read_intake, scan_source, write_intake
+from data.classes import check_lost, list_lost
+from data.intake import Source, write_intake
+from data.layout import Layout
 from data.splits import read_split
-from data.stored import STORED, find_lost, find_stored
 from serving.durable import write_bytes
+from tasks.sources import ORIGIN as ORIGIN
+from tasks.sources import keep_source, list_known, look_again, read_champion, scan_batch, scan_origin
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-ORIGIN = "origin"
-"""Name of the source that the user gave; batches of feedback are named by their hash."""
+
+def take_in(home: Workspace, path: Path, layout: Layout | None = None, allow_lost: Collection[str] = ()) -> None:
+    """Make ``path`` the workspace's origin; batches of labelled production images stay if they know no other labels.
+
+    Args:
+        home: The workspace.
+        path: A folder or manifest.
+        layout: What the user says about how to read it; what was said before of the same path still holds.
+        allow_lost: Classes that may be lost, by name.
+
+    Raises:
+        IntakeError: If it cannot be read, can be read in two ways, or a class would be lost; nothing is changed then.
+    """
+    origin = scan_origin(home, path.expanduser().resolve(), layout or Layout())
+    batches = [look_again(home, source) for source in list_known(home) if source.name != ORIGIN]
+    known = {*origin.labels, *origin.empty}
+    left = [batch for batch in batches if not set(batch.labels) <= known]
+    notes = [
+        f"the {batch.files} labelled production images of batch {batch.name} are left out: "
+        f"the data have no class {', '.join(sorted(set(batch.labels) - known))}"
+        for batch in left
+    ]
+    for note in notes:
+        logger.warning("%s", note)
+    origin = replace(origin, notes=(*origin.notes, *notes))
+    _update(home, [origin, *(batch for batch in batches if batch not in left)], allow_lost)
 
 
-def take_in(home: Workspace, path: Path) -> None:
-    """Make ``path`` the workspace's origin; batches of labelled production images stay if they know no other labels."""
-    origin = scan_source(path.expanduser().resolve(), ORIGIN)
-    _update(home, [origin, *(batch for batch in _batches(home) if set(batch.labels) <= set(origin.labels))])
-
-
-def rescan(home: Workspace) -> None:
+def rescan(home: Workspace, layout: Layout | None = None, allow_lost: Collection[str] = ()) -> None:
     """Look at the known sources again, so that images added to the user's folder are noticed.
 
     A source that is not there any more goes on with what the data set holds of it, and that is said.
+
+    Raises:
+        IntakeError: As ``take_in``.
     """
     if home.intake.exists():
-        _update(home, [_look_again(home, source) for source in _known(home)])
+        _update(home, [look_again(home, source, layout) for source in list_known(home)], allow_lost)
 
 
 def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
@@ -47,69 +71,49 @@ def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
         batch: The folder that ``collect_feedback`` wrote.
         keep: Earlier batches that stay; one that no version was made with is superseded by this one.
     """
-    others = [source for source in _known(home) if source.name == ORIGIN or source.name in keep - {batch.name}]
-    kept = [_keep(home, source) for source in others]
-    _update(home, [*kept, scan_source(_place(home, batch.name, batch), batch.name)])
+    others = [source for source in list_known(home) if source.name == ORIGIN or source.name in keep - {batch.name}]
+    kept = [keep_source(home, source) for source in others]
+    _update(home, [*kept, scan_batch(home, batch.name)])
 
 
-def _known(home: Workspace) -> list[Source]:
-    return read_intake(home.intake) if home.intake.exists() else []
-
-
-def _batches(home: Workspace) -> list[Source]:
-    return [_look_again(home, source) for source in _known(home) if source.name != ORIGIN]
-
-
-def _look_again(home: Workspace, source: Source) -> Source:
-    """Return the source as it is now, or as the data set holds it where nothing is at its place any more.
+def _update(home: Workspace, sources: list[Source], allow_lost: Collection[str] = ()) -> None:
+    """Write the sources if they changed, unless a class would be lost that nobody allowed to be.
 
     Raises:
-        IntakeError: If it is gone and the data set does not hold it either, or it cannot be taken in as it is now.
+        LostClassError: If so; nothing is written.
     """
-    place = _place(home, source.name, source.path)
-    if place.exists() or not (stored := find_stored(home.dataset, source)):
-        return scan_source(place, source.name)
-    if source.name == ORIGIN:
-        logger.warning("%s is not there; going on with the %d files of it in the data set", place, stored.files)
-    return stored
-
-
-def _keep(home: Workspace, source: Source) -> Source:
-    """Return the source as it is now, if it still gives all that the data set holds of it; else as that holds it."""
-    stored = find_stored(home.dataset, source)
-    if stored is None or not (source.kind == STORED or _is_read(home)):
-        return _look_again(home, source)
-    place = _place(home, source.name, source.path)
-    try:
-        lost = find_lost(home.dataset, source, list_source(place))
-        if not lost:
-            return scan_source(place, source.name)
-        why = f"{len(lost)} of {stored.files} files are not in {place} any more, the first is {lost[0]}"
-    except (IntakeError, OSError) as error:
-        why = str(error).splitlines()[0]
-    if source.name == ORIGIN:
-        logger.warning("%s; going on with the data set. regraft train follows the folder again", why)
-    return stored
-
-
-def _is_read(home: Workspace) -> bool:
-    """Say whether the data set was made from the sources as they are known now: an origin may never have been read."""
-    lock = home.root / "dvc.lock"
-    stages = yaml.safe_load(lock.read_text()).get("stages", {}) if lock.exists() else {}
-    digest = hashlib.md5(home.intake.read_bytes(), usedforsecurity=False).hexdigest()
-    return any(dep.get("md5") == digest for dep in stages.get("ingest", {}).get("deps", []))
-
-
-def _place(home: Workspace, name: str, path: Path) -> Path:
-    # A batch by its name, not by a stored path: the workspace may have been moved since.
-    return Path(path) if name == ORIGIN else home.feedback / name / "manifest.csv"
-
-
-def _update(home: Workspace, sources: list[Source]) -> None:
-    if sources != _known(home):
+    known = list_known(home)
+    labels = _list_labels(sources)
+    wanted = {label: why for source in sources for label, why in source.empty.items()}
+    champion = dict.fromkeys(read_champion(home), "the champion knows it, the data do not")
+    lost = list_lost(champion | wanted, labels)
+    recorded = {label for source in known for label in source.allowed}
+    # A permission ends when the class was seen again, so that its next loss is asked about.
+    seen = recorded & _list_labels(known) & set(_read_dataset_labels(home))
+    held = (recorded - seen) | set(allow_lost)
+    check_lost(", ".join(str(source.path) for source in sources), lost, held)
+    for label in sorted(held & lost.keys()):
+        logger.warning("without the class %s, as allowed: %s", label, lost[label])
+    meant = {*lost, *labels}
+    if _allow(sources, recorded | set(allow_lost) & meant) != known:
         # Decided first: killed between the two writes, the next call writes the same again.
         write_bytes(home.frozen, _decided(home))
-        write_intake(home.intake, sources)
+        write_intake(home.intake, _allow(sources, held & meant))
+
+
+def _list_labels(sources: list[Source]) -> set[str]:
+    return {label for source in sources for label in source.labels}
+
+
+def _allow(sources: list[Source], labels: Collection[str]) -> list[Source]:
+    """Return the sources with the allowed losses at the first of them."""
+    return [replace(one, allowed=tuple(sorted(labels)) if number == 0 else ()) for number, one in enumerate(sources)]
+
+
+def _read_dataset_labels(home: Workspace) -> Mapping[str, int]:
+    """Return the images of each label in the dataset that was ingested last; none before the first one."""
+    path = home.dataset / "summary.json"
+    return json.loads(path.read_text())["labels"] if path.exists() else {}
 
 
 def _decided(home: Workspace) -> bytes:

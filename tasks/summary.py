@@ -1,6 +1,7 @@
 """What a training run answers: one object for the terminal, for ``--json`` and for the Prefect UI."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from tasks.runs import record_run
 from tasks.step import inside_flow_run, step
 from tasks.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The outcome of one pass through the graph and the gate; ``quarantined`` files could not be read."""
+    """The outcome of one pass through the graph and the gate; ``quarantined`` files could not be read.
+
+    ``lost`` has the classes that are missing by permission, ``remarks`` what else people must know of the data.
+    """
 
     version: str
     decision: str
@@ -27,6 +33,8 @@ class TrainReport:
     stages: list[StageRun]
     report: str
     quarantined: int
+    lost: list[str]
+    remarks: list[str]
 
     @property
     def promoted(self) -> bool:
@@ -45,6 +53,9 @@ def summarize(
     """Collect the figures of ``version``, write them to the ledger and publish them in the Prefect UI."""
     folder = home.models_store / "versions" / version
     info = open_bundle(folder, verify=False).info
+    validation = json.loads((home.validation / "validation.json").read_text())
+    for label in validation.get("lost", {}):
+        logger.warning("made without the class %s, as allowed", label)
     report = TrainReport(
         version=version,
         decision=decision,
@@ -57,6 +68,8 @@ def summarize(
         stages=stages,
         report=str(folder / "report.html"),
         quarantined=len(json.loads((home.dataset / "quarantine.json").read_text())),
+        lost=sorted(validation.get("lost", {})),
+        remarks=list(validation.get("remarks", [])),
     )
     record_run(home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate")})
     if inside_flow_run():

@@ -46,9 +46,22 @@ def train(
         str | None,
         typer.Option(help="End by then: 90s, 10m, 1h. Sets finetune.budget_s and finetune.stop_s for this machine."),
     ] = None,
+    classes_at: Annotated[
+        int | None, typer.Option(min=1, help="Folder level that names the classes, below a wrapper and the parts.")
+    ] = None,
+    groups_at: Annotated[
+        int | None, typer.Option(min=1, help="Folder level whose images belong together and stay in one part.")
+    ] = None,
+    similar_labels: Annotated[
+        str | None, typer.Option(help="Class names that differ in case or blanks: merge, or apart.")
+    ] = None,
+    allow_lost: Annotated[
+        list[str] | None, typer.Option(help="A class that may be missing from now on; once for each.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train on a folder of labelled images and promote the result if the gate agrees."""
+    from data.layout import Layout
     from flows.driver import run_flow
     from models.hub import check_mirror
     from tasks.duration import parse_duration
@@ -56,15 +69,17 @@ def train(
     from tasks.params import load_params, parse_assignments, set_params
 
     home = open_workspace(workspace)
+    layout = Layout(classes_at, groups_at, similar_labels).check()
     limit_s = None if time_budget is None else parse_duration(time_budget)
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
     for address in mirror.values():
         check_mirror(address)
     set_params(home.params, mirror | parse_assignments(assignments or []))
     load_params(home.params)  # every problem of the file at once, before anything starts
-    forecast = foresee(home, data) if limit_s is None else fit_into(home, data, limit_s)
+    forecast = foresee(home, data, layout) if limit_s is None else fit_into(home, data, limit_s, layout)
     sys.stderr.write(f"forecast: {forecast.describe()}\n")
-    report = run_flow(home, "train", data=data.expanduser().resolve() if data else None)
+    source = data.expanduser().resolve() if data else None
+    report = run_flow(home, "train", data=source, layout=layout, allow_lost=tuple(allow_lost or ()))
     answer(report.to_json() | {"forecast": forecast.to_json()}, as_json, _describe(report, workspace))
     if not report.promoted:
         raise typer.Exit(3)
@@ -176,6 +191,8 @@ def _describe(report: "TrainReport", workspace: Path) -> str:
     table.add_row("stages", ", ".join(f"{run.name} {run.state} {run.seconds:.1f} s" for run in report.stages))
     if report.quarantined:
         table.add_row("left out", f"{report.quarantined} files that cannot be read; the report names them")
+    for remark in report.remarks:
+        table.add_row("note", remark)
     table.add_row("report", report.report)
     if report.promoted:
         table.add_row("next", f"regraft serve --workspace {workspace}")

@@ -16,8 +16,8 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
     "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "needed_objects", "notes",
     "params", "pins", "pixels", "preflight", "progress", "provenance", "remote_journal", "remote_lines",
-    "remote_versions", "repository", "retention", "retention_config", "runs", "samples", "settle", "sharing", "step",
-    "summary", "turns", "workspace",
+    "remote_versions", "repository", "retention", "retention_config", "runs", "samples", "settle", "sharing", "sources",
+    "step", "summary", "turns", "workspace",
 }  # fmt: skip
 
 

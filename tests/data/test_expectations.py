@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -65,6 +66,7 @@ def test_the_verdict_is_plain_json():
         "share": round(2 / 69, 6),
         "first_offenders": ["cat/bad0.jpg: empty", "cat/bad1.jpg: empty"],
         "advice": "Repair or remove these files, or raise max_unreadable_share; quarantine.json says what each lacks.",
+        "binding": True,
     }
 
 
@@ -152,9 +154,21 @@ def test_the_size_of_a_class_counts_distinct_images(count, failed):
     assert [item.first_offenders for item in found.values()] == [("dog: 7 images",)] * len(failed)
 
 
-@pytest.mark.parametrize(("count", "failed"), [(160, []), (161, ["class_ratio"])])
-def test_imbalance_is_judged_at_its_limit(count, failed):
-    assert list(find_failed(make_manifest(cat=count, dog=8))) == failed
+@pytest.mark.parametrize(("count", "remarked"), [(160, False), (161, True), (952, True)])
+def test_imbalance_is_remarked_at_its_limit_and_stops_nothing(count, remarked):
+    verdict = validate_dataset(make_manifest(cat=count, dog=8), [], ValidateConfig())
+    assert verdict.success
+    assert format_failures(verdict) == ""
+    assert [line.startswith("class_ratio: dog: 8 images") for line in verdict.remarks] == [True] * remarked
+    said = {item["name"]: item for item in verdict.to_json()["expectations"]}["class_ratio"]
+    assert (said["success"], said["binding"]) == (not remarked, False)
+
+
+def test_lost_classes_and_notes_are_remarked_and_written():
+    verdict = validate_dataset(make_manifest(), [], ValidateConfig())
+    verdict = replace(verdict, lost={"owl": "owl/ is empty"}, notes=("labels.csv lies there",))
+    assert verdict.remarks == ["without the class owl, as allowed: owl/ is empty", "labels.csv lies there"]
+    assert verdict.to_json()["lost"] == {"owl": "owl/ is empty"}
 
 
 def test_a_class_that_is_only_in_the_test_part_cannot_be_learnt():
@@ -172,13 +186,13 @@ def test_offenders_of_several_sources_carry_their_source():
 
 def test_the_text_for_people_says_what_failed_how_often_where_and_what_to_do():
     text = format_failures(validate_dataset(make_manifest(cat=60, dog=2), make_quarantine(9), ValidateConfig()))
-    assert text.splitlines()[0] == "3 of 11 expectations failed on 62 images"
+    assert text.splitlines()[0] == "2 of 11 expectations failed on 62 images"
     for part in (
         "decodable: expected at most 1.0%",
         "9 offending",
         "and 4 more",
         "dog: 2 images",
-        "raise max_class_ratio",
+        "min_images_per_class is the limit",
     ):
         assert part in text
 

@@ -1,5 +1,6 @@
 """Sources: folders and manifests, listed without opening an image."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -163,8 +164,9 @@ def test_a_folder_without_classes_says_what_was_found(tmp_path, names, message):
 
 
 def test_a_folder_with_a_manifest_in_it_points_to_the_manifest(tmp_path):
-    plant(tmp_path, "a.jpg", "labels.csv")
-    with pytest.raises(IntakeError, match=r"Or name the manifest: .*labels\.csv"):
+    plant(tmp_path, "a.jpg")
+    write_table(tmp_path, "path,label\na.jpg,cat\n")
+    with pytest.raises(IntakeError, match=r"To learn from it: regraft train --data .*labels\.csv"):
         list_source(tmp_path)
 
 
@@ -209,13 +211,13 @@ def test_paths_are_absolute_or_relative_to_the_manifest(tmp_path):
 
 def test_every_bad_row_of_a_manifest_is_in_one_error(tmp_path):
     plant(tmp_path, "a.jpg", "folder/b.jpg")
-    rows = ["path,label,group,split", "a.jpg,cat,,", "gone.jpg,cat,,", "a.jpg,,,", "a.jpg,NaN,,", "a.jpg,cat,,dev"]
+    rows = ["path,label,group,split", "a.jpg,cat,,", "gone.jpg,cat,,", "a.jpg,,,", "a.jpg,NaN,,", "a.jpg,cat,,third"]
     table = write_table(tmp_path, "\n".join([*rows, "folder,cat,,", "a.jpg,cat", ",dog,,", "a\0.jpg,cat,,"]))
     with pytest.raises(IntakeError) as caught:
         list_source(table)
     assert len(caught.value.problems) == 8
     text = str(caught.value)
-    for part in ("gone.jpg", "row 4: no label", "row 5: no label", "'dev'", "is a folder", "2 fields", "no path"):
+    for part in ("gone.jpg", "row 4: no label", "row 5: no label", "'third'", "is a folder", "2 fields", "no path"):
         assert part in text
 
 
@@ -230,7 +232,7 @@ def test_an_error_shows_the_first_problems_and_counts_the_rest(tmp_path):
     ("text", "message"),
     [
         (b"path,label,Label\n", "'label' occurs 2 times"),
-        (b"file,label\n", "'path' is missing"),
+        (b"picture,label\n", "'path' is missing"),
         (b"", "'path' is missing"),
         (b"path,label\n", "holds no rows"),
         ("path,label\nä.jpg,x\n".encode("latin-1"), "not UTF-8 at byte 11"),
@@ -261,6 +263,46 @@ def test_a_parquet_label_that_is_nan_or_null_is_a_problem(tmp_path):
 def test_bytes_that_are_no_parquet_are_said(tmp_path):
     with pytest.raises(IntakeError, match="not readable as Parquet"):
         list_source(write_table(tmp_path, b"nonsense", "labels.parquet"))
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_damaged_parquet_manifest_is_bad_input_whatever_broke(tmp_path, keep, zeros):
+    plant(tmp_path, "a.jpg")
+    table = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"path": ["a.jpg"] * 500, "label": [f"class {n}" for n in range(500)]}), table)
+    whole = table.read_bytes()
+    cut = int(len(whole) * keep)
+    table.write_bytes(whole[:cut] + bytes(len(whole) - cut - 8) + whole[-8:] if zeros else whole[:cut])
+    with pytest.raises(IntakeError, match="not readable as Parquet"):
+        list_source(table)
+
+
+def test_usual_names_of_columns_are_taken_where_they_are_clear(tmp_path):
+    plant(tmp_path, "a.jpg", "b.jpg")
+    table = write_table(tmp_path, "Filename,class,part\na.jpg,cat,train\nb.jpg,dog,dev\n")
+    assert [(path, label) for path, label, *_ in list_rows(table)] == [("a.jpg", "cat"), ("b.jpg", "dog")]
+    with pytest.raises(IntakeError, match="'path' is missing"):
+        list_source(write_table(tmp_path, "file,image,label\na.jpg,b.jpg,cat\n"))
+
+
+def test_a_manifest_that_may_not_be_read_is_bad_input(tmp_path, monkeypatch):
+    table = write_table(tmp_path, "path,label\n")
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(IntakeError, match="cannot be read"):
+        list_source(table)
+
+
+def test_an_intake_of_an_earlier_release_is_read(tmp_path):
+    source = scan_source(plant(tmp_path / "set", "cat/a.jpg", "dog/b.jpg"), "origin")
+    write_intake(tmp_path / "intake.json", [source])
+    written = json.loads((tmp_path / "intake.json").read_text())
+    for name in ("layout", "empty", "allowed", "notes"):
+        del written["sources"][0][name]
+    (tmp_path / "intake.json").write_text(json.dumps(written))
+    assert read_intake(tmp_path / "intake.json") == [source]
 
 
 def test_a_manifest_may_name_special_files_without_blocking(tmp_path):

@@ -1,14 +1,28 @@
 """What enters the graph: the origin, batches of feedback, and the rows that are decided already."""
 
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from data.intake import read_intake
+from data.classes import LostClassError, UntaughtClassError
+from data.intake import read_intake, write_intake
+from data.layout import Layout, LayoutQuestion
+from flows.train import train
+from tasks import intake as intake_step
+from tasks import sources
+from tasks.ingest import ingest
 from tasks.intake import add_batch, rescan, take_in
+from tasks.params import set_params
+from tasks.split import split
+from tasks.validate import validate
 from tasks.workspace import Workspace, init_workspace
 
 
@@ -111,3 +125,164 @@ def test_a_batch_joins_the_origin_and_supersedes_one_that_no_version_was_made_wi
     assert first != names(home)
     add_batch(home, make_batch(home, "three"), keep=set(names(home)))
     assert len(names(home)) == 3
+
+
+def know(monkeypatch: pytest.MonkeyPatch, *labels: str) -> None:
+    """Let the champion know these labels."""
+    for module in (intake_step, sources):
+        monkeypatch.setattr(module, "read_champion", lambda _: list(labels))
+
+
+def allowed(home: Workspace) -> tuple[str, ...]:
+    return read_intake(home.intake)[0].allowed
+
+
+def test_a_class_that_the_champion_knows_is_not_lost_in_silence(
+    home: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(folder / "wasps" / "0.png", 5)
+    take_in(home, folder)
+    know(monkeypatch, "ants", "bees", "wasps")
+    shutil.move(folder / "wasps", folder.parent / "wasps")
+    before = home.intake.read_bytes()
+    for look in (lambda: rescan(home), lambda: take_in(home, folder), lambda: rescan(home, allow_lost=["bees"])):
+        with pytest.raises(LostClassError, match=r"wasps: the champion knows it(.|\n)*--allow-lost wasps"):
+            look()
+    assert home.intake.read_bytes() == before
+    rescan(home, allow_lost=["wasps"])
+    assert allowed(home) == ("wasps",)
+    rescan(home)
+    assert allowed(home) == ("wasps",)
+
+
+def test_an_allowed_loss_ends_when_the_class_was_seen_again(
+    home: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, "ants", "bees", "wasps")
+    take_in(home, folder, allow_lost=["wasps"])
+    draw(folder / "wasps" / "0.png", 5)
+    rescan(home)
+    home.dataset.mkdir()
+    (home.dataset / "summary.json").write_text(json.dumps({"labels": {"ants": 3, "bees": 3, "wasps": 1}}))
+    before = home.intake.read_bytes()
+    rescan(home)
+    assert home.intake.read_bytes() == before  # nothing changed, so nothing runs again
+    shutil.rmtree(folder / "wasps")
+    with pytest.raises(LostClassError):
+        rescan(home)
+
+
+def test_an_empty_class_folder_stops_unless_allowed_by_name(home: Workspace, folder: Path) -> None:
+    (folder / "wasps").mkdir()
+    with pytest.raises(LostClassError, match="wasps/ holds no image: it is empty"):
+        take_in(home, folder)
+    assert not home.intake.exists()
+    take_in(home, folder, allow_lost=["wasps"])
+    assert allowed(home) == ("wasps",)
+
+
+def test_a_renamed_class_is_said_to_look_like_the_lost_one(
+    home: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(monkeypatch, "Ants", "bees")
+    with pytest.raises(LostClassError, match="'ants' looks like it: was it renamed"):
+        take_in(home, folder)
+
+
+def fill(home: Workspace, folder: Path) -> None:
+    """Give three classes enough images of 8 px, and let many of them be unreadable."""
+    for seed, label in enumerate(("ants", "bees", "wasps")):
+        for number in range(12):
+            draw(folder / label / f"{number}.png", 100 * seed + number)
+    shares = {f"{stage}.max_unreadable_share": 0.9 for stage in ("ingest", "validate")}
+    set_params(home.params, {"validate.min_side_px": 4, **shares})
+
+
+def test_a_class_that_is_all_in_quarantine_stops_unless_allowed_by_name(home: Workspace, folder: Path) -> None:
+    fill(home, folder)
+    for file in (folder / "wasps").iterdir():
+        file.write_bytes(b"\xff\xd8\xff broken")
+    take_in(home, folder)
+    ingest.run(home)
+    with pytest.raises(LostClassError, match=r"wasps: all of its files are in quarantine \(12 "):
+        validate.run(home)
+    rescan(home, allow_lost=["wasps"])
+    ingest.run(home)
+    validate.run(home)
+    said = json.loads((home.validation / "validation.json").read_text())
+    assert list(said["lost"]) == ["wasps"]
+    assert said["remarks"][0].startswith("without the class wasps, as allowed: all of its files are in quarantine")
+    rescan(home)
+    assert allowed(home) == ("wasps",)
+
+
+def test_test_images_that_move_to_a_new_class_stop_before_any_model_work(home: Workspace, folder: Path) -> None:
+    fill(home, folder)
+    take_in(home, folder)
+    ingest.run(home)
+    split.run(home)
+    parts = pd.read_parquet(home.split).set_index("sha256")["part"]
+    held = pd.read_parquet(home.dataset / "manifest.parquet").to_dict("records")
+    for row in held:
+        if row["label"] == "wasps" and parts[row["sha256"]] == "test":
+            (folder / "hornets").mkdir(exist_ok=True)
+            (folder / row["path"]).rename(folder / "hornets" / Path(row["path"]).name)
+    rescan(home)
+    ingest.run(home)
+    with pytest.raises(
+        UntaughtClassError, match=r"hornets: 0 of its \d images may be learnt from; \d test(.|\n)*regraft init"
+    ):
+        split.run(home)
+
+
+def test_a_known_source_is_read_as_before_where_it_would_be_asked_about_now(home: Workspace, tmp_path: Path) -> None:
+    for line in ("north", "south"):
+        for label in ("ants", "bees"):
+            draw(tmp_path / "lines" / line / label / "0.png", 1)
+    with pytest.raises(LayoutQuestion):
+        take_in(home, tmp_path / "lines")
+    take_in(home, tmp_path / "lines", Layout(classes_at=2))
+    rescan(home)
+    take_in(home, tmp_path / "lines")
+    assert read_intake(home.intake)[0].labels == ("ants", "bees")
+    old = replace(read_intake(home.intake)[0], layout=Layout(), labels=("north", "south"))  # of an earlier release
+    write_intake(home.intake, [old])
+    rescan(home)
+    assert read_intake(home.intake)[0].labels == ("north", "south")
+
+
+def test_a_batch_that_is_left_behind_is_said(home: Workspace, folder: Path, tmp_path: Path) -> None:
+    take_in(home, folder)
+    add_batch(home, make_batch(home, "one"), keep=set())
+    for label in ("cats", "dogs"):
+        draw(tmp_path / "other" / label / "0.png", 1)
+    take_in(home, tmp_path / "other")
+    assert read_intake(home.intake)[0].notes == (
+        "the 1 labelled production images of batch one are left out: the data have no class ants",
+    )
+    ingest.run(home)
+    assert "batch one are left out" in json.loads((home.dataset / "summary.json").read_text())["notes"][0]
+
+
+def test_the_command_asks_which_level_names_the_classes_and_changes_nothing(
+    run_regraft: Callable[..., CompletedProcess[str]], home: Workspace, tmp_path: Path
+) -> None:
+    for line in ("north", "south"):
+        for label in ("ants", "bees"):
+            draw(tmp_path / "lines" / line / label / "0.png", 1)
+    before = home.params.read_bytes()
+    train = ("train", "--workspace", str(home.root), "--data", str(tmp_path / "lines"))
+    asked = run_regraft(*train)
+    assert asked.returncode == 2
+    for part in ("north, south: --classes-at 1", "ants, bees: --classes-at 2", "--groups-at 1"):
+        assert part in asked.stderr
+    assert (home.intake.exists(), home.params.read_bytes()) == (False, before)
+    contradiction = run_regraft(*train, "--classes-at", "2", "--groups-at", "2", "--similar-labels", "both")
+    assert contradiction.returncode == 2
+    assert "--similar-labels takes merge or apart, not 'both'" in contradiction.stderr
+
+
+def test_the_flow_takes_what_the_command_says() -> None:
+    given = {"workspace": Path("w"), "layout": Layout(classes_at=2, alike="merge"), "allow_lost": ("owl",)}
+    taken = train.validate_parameters(given)
+    assert (taken["layout"], taken["allow_lost"]) == (given["layout"], ("owl",))
