@@ -8,6 +8,7 @@ from flows.train import judge_version, make_version
 from tasks.collect import RetrainReport, collect
 from tasks.preflight import preflight
 from tasks.settle import find_unsettled
+from tasks.terms import Terms, hold_terms
 from tasks.turns import take_turn
 from tasks.workspace import open_workspace
 
@@ -21,7 +22,7 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         force: Retrain with whatever labels there are.
     """
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    with take_turn(home, "make"), hold_terms(home, Terms("retrain")):
         waiting = find_unsettled(home)
         if waiting is not None:
             return RetrainReport(None, judge_version(home, waiting, "retrain"))

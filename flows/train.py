@@ -1,7 +1,9 @@
 """START HERE. From a folder of images to the version that answers: what happens, in the order in which it happens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -9,10 +11,12 @@ from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.finetune import finetune
+from tasks.forecast import fit_into, foresee
 from tasks.gate import gate
 from tasks.graph import StageRun
 from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
+from tasks.offer import survey
 from tasks.preflight import preflight
 from tasks.promote import promote
 from tasks.push import push
@@ -21,34 +25,44 @@ from tasks.register import register
 from tasks.select import select
 from tasks.split import split
 from tasks.summary import TrainReport, summarize
+from tasks.terms import Terms, hold_terms
 from tasks.turns import take_turn
 from tasks.validate import validate
 from tasks.workspace import Workspace, open_workspace
 
 
 @flow(name="train", flow_run_name="train")
-def train(workspace: Path, data: Path | None = None, by: str = "train") -> TrainReport:
+def train(
+    workspace: Path,
+    data: Path | None = None,
+    by: str = "train",
+    settings: dict[str, Any] | None = None,
+    time_budget_s: float | None = None,
+) -> TrainReport:
     """Make a version from the workspace's sources and promote it if the gate agrees.
 
     Args:
         workspace: A folder made by ``regraft init``.
         data: A folder or manifest that becomes the origin. Default: the one given before.
         by: Who asks, for the journal.
+        settings: ``section.key`` of params.yaml and its value from this run on; a run that is refused leaves no trace.
+        time_budget_s: Seconds within which the run should end.
     """
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s)
+    with take_turn(home, "make"), hold_terms(home, asked) as terms:
         preflight(home)
-        if data is None:
-            rescan(home)
-        else:
-            take_in(home, data)
-        return make_version(home, by)
+        take_in(home, Path(terms.data)) if terms.data else rescan(home)
+        limit_s = terms.time_budget_s
+        forecast = foresee(home, None) if limit_s is None else fit_into(home, None, limit_s)
+        return replace(make_version(home, by), forecast=forecast.to_json())
 
 
 def make_version(home: Workspace, by: str) -> TrainReport:
     """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
     stages = [ingest(home), validate(home), split(home)]
     recall(home)
+    survey(home)
     stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
     version = register(home)
     remember(home)

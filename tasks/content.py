@@ -15,6 +15,7 @@ from data.splits import read_split
 from models.answers import Answers
 from models.checkpoint import CheckpointInfo
 from models.export import Parity
+from models.licences import read_stated
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
@@ -84,6 +85,7 @@ def _list_checks(
     return [
         f"{len(expectations)} expectations on the data hold.",
         f"Backbone: {selection['reason']}",
+        f"Licence of the backbone: {read_stated(info.backbone.licence).describe()}.",
         f"Training: {info.reason}.",
         f"Certificate: {certificate['reason']}.",
         f"ONNX against torch: {parity.reason}.",
@@ -98,7 +100,7 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "accuracy_low": row["low"],
             "accuracy_high": row["high"],
             "chosen": row["name"] == selection["chosen"],
-            "licence": row["licence"],
+            "licence": read_stated(row["licence"]).describe(),
             "ms": row["nominal_ms"],
             "rank": row["rank"],
             "parc": row["parc"],

@@ -15,6 +15,7 @@ import torch
 from data.entries import Entry
 from data.intake import list_source, read_intake
 from data.reading import read_entry
+from data.splits import read_split
 from models.backbones import build_architecture, read_config, read_input
 from models.candidates import describe_preprocess
 from models.depth import GroupWork, count_work, group_by_depth
@@ -37,8 +38,12 @@ from models.race import SEATS, list_rounds
 from models.selection import SelectConfig
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
-from tasks.params import Params, load_params, set_params
+from tasks.offer import survey
+from tasks.params import Params, load_params
+from tasks.provenance import refresh_code
+from tasks.record import refresh_known_runs
 from tasks.repository import open_repository
+from tasks.terms import amend_terms
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -59,31 +64,38 @@ DEFAULT_SIDE_PX = 224
 
 
 def foresee(home: Workspace, data: Path | None) -> Forecast:
-    """Return what a run on ``data`` (by default the images known already) takes; never raises."""
-    return _Prospect(home, data).forecast()
+    """Return what a run on ``data`` (by default the images known already) takes, and log it; never raises."""
+    return _tell(_Prospect(home, data).forecast())
 
 
 def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
-    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return its forecast.
+    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return and log its forecast.
 
     Raises:
         ParamsError: If params.yaml cannot be read or written.
     """
     prospect = _Prospect(home, data)
     changed = prospect.fit(budget_s)
-    set_params(home.params, changed)
+    amend_terms(home, changed)
     told = prospect.after(load_params(home.params), changed)
     if changed:
         stands = ", ".join(f"{name}={value:g}" for name, value in changed.items())
         told = told.note(f"{stands} now stand in {home.params.name}, also for later runs")
     if told.total_s <= budget_s:
-        return told
+        return _tell(told)
     longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
     advice = "; --set select.race_rounds=0 leaves the race out" if prospect.races else ""
-    return told.note(
-        f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
-        f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
+    return _tell(
+        told.note(
+            f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
+            f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
+        )
     )
+
+
+def _tell(told: Forecast) -> Forecast:
+    logger.info("forecast: %s", told.describe())
+    return told
 
 
 class _Prospect:
@@ -113,7 +125,10 @@ class _Prospect:
     def forecast(self) -> Forecast:
         """Return the forecast under the present parameters."""
         if self._todo == ():
-            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, tuple(self.notes))
+            # The gate is no stage: it looks again on every run.
+            again = self._try("the test images could not be counted", self._count_test)
+            notes = (*self.notes, *([f"the gate asks about {again} test images once more"] if again else []))
+            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, notes)
         return self._forecast(PARTS if self._todo is None else self._todo)
 
     def _forecast(self, todo: Collection[Part]) -> Forecast:
@@ -216,13 +231,26 @@ class _Prospect:
         return [self.home.backbones, *folder, embedded_folder()]
 
     def _ask(self) -> tuple[Part, ...]:
-        """Return the parts from the first stage on that DVC calls changed."""
+        """Return the parts from the first stage on that DVC calls changed, with its inputs as the run will find them.
+
+        What is renewed only later in the run would make stages run that were forecast as done.
+        """
         stages = list_stages(self.home)
-        with open_repository(self.home.root) as repo:
-            first = next((place for place, name in enumerate(stages) if repo.status(targets=[name])), len(stages))
+        refresh_code(self.home.code, stages)
+        survey(self.home)
+        first = next((place for place, name in enumerate(stages) if self._is_changed(name)), len(stages))
         owners = {"decode": "ingest"}
         names = stages[first:]
         return tuple(part for part in PARTS if owners.get(part, part) in names)
+
+    def _is_changed(self, stage: str) -> bool:
+        if stage == "select":
+            refresh_known_runs(self.home)
+        with open_repository(self.home.root) as repo:
+            return bool(repo.status(targets=[stage]))
+
+    def _count_test(self) -> int:
+        return int((read_split(self.home.split)["part"] == "test").sum())
 
     def _time(self) -> tuple[float, float]:
         """Return seconds to open and measure a file, and seconds to a square, from a spread sample."""

@@ -27,6 +27,7 @@ class TrainReport:
     stages: list[StageRun]
     report: str
     quarantined: int
+    forecast: dict[str, Any] | None = None
 
     @property
     def promoted(self) -> bool:
@@ -58,7 +59,9 @@ def summarize(
         report=str(folder / "report.html"),
         quarantined=len(json.loads((home.dataset / "quarantine.json").read_text())),
     )
-    record_run(home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate")})
+    record_run(
+        home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate", "forecast")}
+    )
     if inside_flow_run():
         _publish(report)
     return report

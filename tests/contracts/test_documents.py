@@ -14,9 +14,10 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
-    "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "notes", "params", "pins",
-    "pixels", "preflight", "progress", "provenance", "remote_journal", "remote_lines", "remote_versions", "repository",
-    "retention", "runs", "samples", "settle", "sharing", "step", "summary", "turns", "workspace",
+    "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "notes", "offer", "params",
+    "pins", "pixels", "preflight", "progress", "provenance", "refusals", "remote_journal", "remote_lines",
+    "remote_versions", "repository", "retention", "runs", "samples", "settle", "sharing", "step", "summary", "terms",
+    "turns", "workspace",
 }  # fmt: skip
 
 

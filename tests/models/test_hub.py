@@ -252,7 +252,7 @@ def test_the_hub_is_asked_through_its_client(make_backbone, retrieve, server, mo
     save_file(weights, made.folder / "model.safetensors")
     allow_hub(monkeypatch, server.url)
     found = retrieve()
-    assert (found.sha256, found.source, found.licence) == (made.sha256, "hub", "mit")
+    assert (found.sha256, found.source, found.licence) == (made.sha256, "hub", "mit AND Apache-2.0")
     asked = [(verb, path.split("?")[0]) for verb, path, _ in server.requests]
     assert asked[0] == ("GET", f"/api/models/timm/{NAME}")
     assert ("HEAD", f"/timm/{NAME}/resolve/{COMMIT}/model.safetensors") in asked
