@@ -22,12 +22,11 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         force: Retrain with whatever labels there are.
     """
     home = open_workspace(workspace)
-    with take_turn(home, "make"), hold_terms(home, Terms("retrain")):
+    with take_turn(home, "make"):
         waiting = find_unsettled(home)
         if waiting is not None:
             return RetrainReport(None, judge_version(home, waiting, "retrain"))
         preflight(home)
-        batch = collect(home, force=force)
-        if not batch.sufficient:
-            return RetrainReport(batch, None)
-        return RetrainReport(batch, make_version(home, "retrain"))
+        with hold_terms(home, Terms("retrain")):
+            batch = collect(home, force=force)
+            return RetrainReport(batch, make_version(home, "retrain") if batch.sufficient else None)

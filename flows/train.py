@@ -11,7 +11,7 @@ from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.finetune import finetune
-from tasks.forecast import fit_into, foresee
+from tasks.forecast import foresee
 from tasks.gate import gate
 from tasks.graph import StageRun
 from tasks.ingest import ingest
@@ -50,12 +50,12 @@ def train(
     """
     home = open_workspace(workspace)
     asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s)
-    with take_turn(home, "make"), hold_terms(home, asked) as terms:
+    with take_turn(home, "make"):
         preflight(home)
-        take_in(home, Path(terms.data)) if terms.data else rescan(home)
-        limit_s = terms.time_budget_s
-        forecast = foresee(home, None) if limit_s is None else fit_into(home, None, limit_s)
-        return replace(make_version(home, by), forecast=forecast.to_json())
+        with hold_terms(home, asked) as terms:
+            take_in(home, Path(terms.data)) if terms.data else rescan(home)
+            forecast = foresee(home, None, terms.time_budget_s)
+            return replace(make_version(home, by), forecast=forecast.to_json())
 
 
 def make_version(home: Workspace, by: str) -> TrainReport:

@@ -15,7 +15,6 @@ import torch
 from data.entries import Entry
 from data.intake import list_source, read_intake
 from data.reading import read_entry
-from data.splits import read_split
 from models.backbones import build_architecture, read_config, read_input
 from models.candidates import describe_preprocess
 from models.depth import GroupWork, count_work, group_by_depth
@@ -38,11 +37,8 @@ from models.race import SEATS, list_rounds
 from models.selection import SelectConfig
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
-from tasks.offer import survey
 from tasks.params import Params, load_params
-from tasks.provenance import refresh_code
-from tasks.record import refresh_known_runs
-from tasks.repository import open_repository
+from tasks.pending import count_test_images, list_pending
 from tasks.terms import amend_terms
 from tasks.workspace import Workspace
 
@@ -63,8 +59,10 @@ second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
 
 
-def foresee(home: Workspace, data: Path | None) -> Forecast:
-    """Return what a run on ``data`` (by default the images known already) takes, and log it; never raises."""
+def foresee(home: Workspace, data: Path | None, budget_s: float | None = None) -> Forecast:
+    """Return what a run on ``data`` (by default the known images) takes, and log it; without a budget never raises."""
+    if budget_s is not None:
+        return fit_into(home, data, budget_s)
     return _tell(_Prospect(home, data).forecast())
 
 
@@ -126,7 +124,7 @@ class _Prospect:
         """Return the forecast under the present parameters."""
         if self._todo == ():
             # The gate is no stage: it looks again on every run.
-            again = self._try("the test images could not be counted", self._count_test)
+            again = self._try("the test images could not be counted", lambda: count_test_images(self.home))
             notes = (*self.notes, *([f"the gate asks about {again} test images once more"] if again else []))
             return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, notes)
         return self._forecast(PARTS if self._todo is None else self._todo)
@@ -231,26 +229,9 @@ class _Prospect:
         return [self.home.backbones, *folder, embedded_folder()]
 
     def _ask(self) -> tuple[Part, ...]:
-        """Return the parts from the first stage on that DVC calls changed, with its inputs as the run will find them.
-
-        What is renewed only later in the run would make stages run that were forecast as done.
-        """
-        stages = list_stages(self.home)
-        refresh_code(self.home.code, stages)
-        survey(self.home)
-        first = next((place for place, name in enumerate(stages) if self._is_changed(name)), len(stages))
-        owners = {"decode": "ingest"}
-        names = stages[first:]
-        return tuple(part for part in PARTS if owners.get(part, part) in names)
-
-    def _is_changed(self, stage: str) -> bool:
-        if stage == "select":
-            refresh_known_runs(self.home)
-        with open_repository(self.home.root) as repo:
-            return bool(repo.status(targets=[stage]))
-
-    def _count_test(self) -> int:
-        return int((read_split(self.home.split)["part"] == "test").sum())
+        """Return the parts that are to be done."""
+        owners, pending = {"decode": "ingest"}, list_pending(self.home)
+        return tuple(part for part in PARTS if owners.get(part, part) in pending)
 
     def _time(self) -> tuple[float, float]:
         """Return seconds to open and measure a file, and seconds to a square, from a spread sample."""

@@ -81,7 +81,7 @@ def load_params(path: Path) -> Params:
         ParamsError: Naming every unknown key and every value out of its range.
     """
     try:
-        return Params.model_validate(_pass_over_retired(yaml.safe_load(path.read_text()) or {}, path))
+        return _read(path.read_text(), path)
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -106,7 +106,7 @@ def preview_params(path: Path, assignments: Mapping[str, Any]) -> Params:
     """
     if not assignments:
         return load_params(path)
-    return Params.model_validate(yaml.safe_load(write_params(path, assignments)))
+    return _read(write_params(path, assignments), path)
 
 
 def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
@@ -126,7 +126,7 @@ def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
         _assign(document, key.split("."), value)
     text = _dump(editor, document)
     try:
-        Params.model_validate(_pass_over_retired(yaml.safe_load(text), path))
+        _read(text, path)
     except ValidationError as error:
         raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
     return text
@@ -164,6 +164,10 @@ def _pass_over_retired(content: Any, path: Path) -> Any:
 @functools.cache
 def _say_once(text: str) -> None:
     logger.warning("%s", text)
+
+
+def _read(text: str, path: Path) -> Params:
+    return Params.model_validate(_pass_over_retired(yaml.safe_load(text) or {}, path))
 
 
 def _assign(document: Any, path: list[str], value: Any) -> None:

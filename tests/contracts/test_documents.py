@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
     "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "notes", "offer", "params",
-    "pins", "pixels", "preflight", "progress", "provenance", "refusals", "remote_journal", "remote_lines",
+    "pending", "pins", "pixels", "preflight", "progress", "provenance", "refusals", "remote_journal", "remote_lines",
     "remote_versions", "repository", "retention", "runs", "samples", "settle", "sharing", "step", "summary", "terms",
     "turns", "workspace",
 }  # fmt: skip
