@@ -89,7 +89,7 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     started = time.perf_counter()
     with open_repository(home.root) as repo:
         _require_inputs(home, repo, name)
-        current = not repo.status(targets=[name])
+        current = not repo.status(targets=[name]) or _recall(repo, name)
         if not current:
             read = _read_section(home, name)
             with announce(name):
@@ -109,6 +109,23 @@ def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
         needs_images = any(path.endswith("intake.json") for path in absent)
         hint = "give it images with: regraft train --data DIR" if needs_images else "run: regraft train"
         raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
+
+
+def _recall(repo: Any, name: str) -> bool:
+    """Bring back what the stage made when it last had these very inputs, from DVC's run cache; say whether it could.
+
+    ``dvc repro`` does so too. After a run that was refused late, and put back, its finished stages cost nothing again.
+    """
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    try:
+        with repo.lock:
+            for found in repo.stage.collect(name):
+                repo.stage_cache.restore(found)
+    except RunCacheNotFoundError:
+        return False
+    repo.commit(name, force=True)
+    return True
 
 
 def _read_section(home: Workspace, name: str) -> Any:

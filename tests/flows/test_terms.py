@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from data.entries import IntakeError
+from tasks.evaluate import evaluate
 from tasks.graph import GraphError, drive_stage, run_stage_alone
 from tasks.params import ParamsError, load_params
+from tasks.repository import open_repository
 from tasks.terms import KEPT, Terms, amend_terms, hold_terms, keep_terms
 from tasks.turns import WorkspaceBusy, take_turn
 from tasks.workspace import Workspace
@@ -81,6 +83,19 @@ def test_a_refused_run_puts_back_settings_sources_and_outputs(copied, images, tm
     assert snapshot(home) | {"code.yaml": None} == before
     assert (home.dataset / "manifest.parquet").read_bytes() == manifest  # ingest had run before validate said no
     assert not (home.state / "terms").exists()
+
+
+def test_a_stage_that_had_these_inputs_before_is_not_run_again(copied) -> None:
+    home, text = copied.home, copied.home.params.read_text()
+    metrics = (home.evaluation / "metrics.json").read_bytes()
+    home.params.write_text(text.replace("bootstrap: 200", "bootstrap: 201"))
+    assert drive_stage(home, "evaluate", evaluate.run).state == "ran"
+    assert (home.evaluation / "metrics.json").read_bytes() != metrics
+    home.params.write_text(text)
+    assert drive_stage(home, "evaluate", evaluate.run).state == "cached"
+    assert (home.evaluation / "metrics.json").read_bytes() == metrics
+    with open_repository(home.root) as repo:
+        assert not repo.status(targets=["evaluate"])
 
 
 def test_a_refused_first_source_does_not_stand_in_the_way_of_the_next(home: Workspace, tmp_path: Path) -> None:
