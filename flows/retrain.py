@@ -8,6 +8,7 @@ from flows.train import judge_version, make_version
 from tasks.collect import RetrainReport, collect
 from tasks.preflight import preflight
 from tasks.settle import find_unsettled
+from tasks.terms import Terms, hold_terms
 from tasks.turns import take_turn
 from tasks.workspace import open_workspace
 
@@ -26,7 +27,6 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         if waiting is not None:
             return RetrainReport(None, judge_version(home, waiting, "retrain"))
         preflight(home)
-        batch = collect(home, force=force)
-        if not batch.sufficient:
-            return RetrainReport(batch, None)
-        return RetrainReport(batch, make_version(home, "retrain"))
+        with hold_terms(home, Terms("retrain")):
+            batch = collect(home, force=force)
+            return RetrainReport(batch, make_version(home, "retrain") if batch.sufficient else None)

@@ -1,7 +1,9 @@
 """START HERE. From a folder of images to the version that answers: what happens, in the order in which it happens."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -10,10 +12,12 @@ from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.finetune import finetune
+from tasks.forecast import foresee
 from tasks.gate import gate
 from tasks.graph import StageRun
 from tasks.ingest import ingest
 from tasks.intake import rescan, take_in
+from tasks.offer import survey
 from tasks.preflight import preflight
 from tasks.promote import promote
 from tasks.push import push
@@ -22,6 +26,7 @@ from tasks.register import register
 from tasks.select import select
 from tasks.split import split
 from tasks.summary import TrainReport, summarize
+from tasks.terms import Terms, hold_terms
 from tasks.turns import take_turn
 from tasks.validate import validate
 from tasks.workspace import Workspace, open_workspace
@@ -34,6 +39,8 @@ def train(
     by: str = "train",
     layout: Layout | None = None,
     allow_lost: tuple[str, ...] = (),
+    settings: dict[str, Any] | None = None,
+    time_budget_s: float | None = None,
 ) -> TrainReport:
     """Make a version from the workspace's sources and promote it if the gate agrees.
 
@@ -43,21 +50,27 @@ def train(
         by: Who asks, for the journal.
         layout: How the folders of the origin are to be read, where they can be read in two ways.
         allow_lost: Classes that may be lost, by name.
+        settings: ``section.key`` of params.yaml and its value from this run on; a run that is refused leaves no trace.
+        time_budget_s: Seconds within which the run should end.
     """
     home = open_workspace(workspace)
+    asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s)
     with take_turn(home, "make"):
         preflight(home)
-        if data is None:
-            rescan(home, layout, allow_lost)
-        else:
-            take_in(home, data, layout, allow_lost)
-        return make_version(home, by)
+        with hold_terms(home, asked) as terms:
+            if terms.data is None:
+                rescan(home, layout, allow_lost)
+            else:
+                take_in(home, Path(terms.data), layout, allow_lost)
+            forecast = foresee(home, None, terms.time_budget_s)
+            return replace(make_version(home, by), forecast=forecast.to_json())
 
 
 def make_version(home: Workspace, by: str) -> TrainReport:
     """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
     stages = [ingest(home), validate(home), split(home)]
     recall(home)
+    survey(home)
     stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
     version = register(home)
     remember(home)

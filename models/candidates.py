@@ -1,6 +1,5 @@
 """Before anything is compared: who may compete, how images become square, which images are looked at."""
 
-import fnmatch
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from models.backbones import BackboneInput
+from models.licences import object_to_licence
 from serving.preprocess import PreprocessSpec
 from serving.value_range import ValueRange
 
@@ -18,6 +18,10 @@ Fit = Literal["auto", "squash", "crop", "letterbox"]
 SquareFit = Literal["squash", "crop", "letterbox"]
 NEAR_SQUARE = 1.15
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+
+
+class SelectionError(ValueError):
+    """There is nothing to select from, or nothing to select by: the limits or the images leave none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +103,12 @@ def find_objection(
         licence: As its config states it.
         parameters: Of the body.
         latency_ms: One image on this machine; None where it was not measured.
-        forbidden: Patterns of licences, shell style, in lower case.
+        forbidden: Patterns of licences, shell style.
         max_parameters: Most parameters.
         max_latency_ms: Most milliseconds an image.
     """
-    for pattern in forbidden:
-        if fnmatch.fnmatchcase(licence.lower(), pattern.lower()):
-            return f"its licence {licence} is ruled out by {pattern!r} in select.forbidden_licences"
+    if (objection := object_to_licence(licence, forbidden)) is not None:
+        return objection
     if max_parameters is not None and parameters > max_parameters:
         return f"it has {parameters:,} parameters, more than the {max_parameters:,} of select.max_parameters"
     if max_latency_ms is not None and latency_ms is not None and latency_ms > max_latency_ms:

@@ -14,7 +14,15 @@ import torch
 
 from models.admission import Entry, admit
 from models.backbones import read_input
-from models.candidates import SquareFit, describe_preprocess, explain_nobody, list_fits, profile_aspects, sample_rows
+from models.candidates import (
+    SelectionError,
+    SquareFit,
+    describe_preprocess,
+    explain_nobody,
+    list_fits,
+    profile_aspects,
+    sample_rows,
+)
 from models.decision import RESAMPLES, decide, describe_candidate, list_columns, list_rivals
 from models.design import count_groups
 from models.device import limit_threads
@@ -117,13 +125,17 @@ def select_backbone(
         progress: Called with (pieces of work done, pieces in all).
 
     Raises:
-        BackboneError: If a candidate cannot be had; a short list must not be chosen from silently.
-        ValueError: If no candidate may compete, or there are fewer than two classes or a class with one training image.
+        BackboneError: If a named candidate cannot be had, or the mirror gives no answer or not one backbone; a short
+            list must not be chosen from silently. Others of the mirror that cannot be had are named in the verdict.
+        SelectionError: If no candidate may compete, or there are fewer than two classes or a class with one training
+            image.
     """
     names = list_backbones(config.mirror) if config.candidates == "auto" else sorted(set(config.candidates))
     rows = choose_rows(labels, parts, config)
     if not names:
-        raise ValueError("no backbone to choose from: none ships with this installation; give select.mirror or names.")
+        raise SelectionError(
+            "no backbone to choose from: none ships with this installation; give select.mirror or names."
+        )
     profile = profile_aspects(sizes[parts == "train"])
     codes = np.unique(labels[rows], return_inverse=True)[1]
     ground = Ground(
@@ -172,12 +184,12 @@ def choose_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> 
     """Return the sampled training rows.
 
     Raises:
-        ValueError: If there are not two classes with two training images each.
+        SelectionError: If there are not two classes with two training images each.
     """
     train = np.flatnonzero(parts == "train")
     counts = np.unique(labels[train], return_counts=True)[1]
     if len(counts) < 2 or counts.min() < 2:
-        raise ValueError(
+        raise SelectionError(
             f"choosing a backbone needs two classes with two training images each; the training part has "
             f"{len(counts)} classes, the smallest with {counts.min() if len(counts) else 0} images."
         )
@@ -272,7 +284,7 @@ def settle(
     This gate is the last: capturing a graph takes seconds, so only who would be chosen has to show it.
 
     Raises:
-        ValueError: If none can be served.
+        SelectionError: If none can be served.
     """
     refused: dict[str, str] = {}
     while left := [row for row in ranking if row.name not in refused]:
@@ -285,4 +297,4 @@ def settle(
             return chosen, reason, refused
         logger.warning("candidate cannot be served name=%s reason=%s", chosen, objection)
         refused[chosen] = objection
-    raise ValueError(explain_nobody(refused))
+    raise SelectionError(explain_nobody(refused))

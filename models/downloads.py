@@ -15,8 +15,22 @@ ATTEMPTS = 4
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 
+BUSY = (429, 500, 502, 503, 504)
+"""Answers of a server that may be another one in a moment."""
+ABSENT = (403, 404, 410)
+"""Answers that say that there is nothing of the name; stores of objects say 403 for it."""
+
+
 class DownloadError(RuntimeError):
-    """A file could not be had: says the address and the reason."""
+    """A file could not be had: says the address and the reason; ``absent`` if the server says that it has none."""
+
+    def __init__(self, message: str, *, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
+
+
+class ServerBusy(Exception):  # noqa: N818  asked again, then a DownloadError
+    """The server's answer may be another one in a moment."""
 
 
 def download_file(
@@ -56,7 +70,7 @@ def download_file(
                 reason = "the connection closed before the end"
             except httpx.ConnectError as exc:
                 raise DownloadError(f"{url}: cannot connect ({exc})") from exc
-            except httpx.TransportError as exc:
+            except (httpx.TransportError, ServerBusy) as exc:
                 reason = f"{type(exc).__name__}: {exc}"
             logger.warning("download broke off url=%s attempt=%d reason=%s", url, attempt + 1, reason)
     raise DownloadError(f"{url}: broke off {ATTEMPTS} times ({reason}); what arrived is kept, so call again to go on")
@@ -73,8 +87,7 @@ def continue_download(client: httpx.Client, url: str, part: Path, progress: Call
         if response.status_code == 416:  # nothing beyond what we have, or nonsense: start again
             part.unlink()
             return continue_download(client, url, part, progress)
-        if response.status_code not in (200, 206):
-            raise DownloadError(f"{url}: HTTP {response.status_code} {response.reason_phrase}")
+        require_answer(url, response)
         have = have if response.status_code == 206 else 0
         total = have + int(response.headers.get("Content-Length", -1 - have))
         # A weak ETag may not be used with If-Range; without any validator the next attempt starts at zero.
@@ -88,6 +101,46 @@ def continue_download(client: httpx.Client, url: str, part: Path, progress: Call
                 if progress is not None:
                     progress(have, max(total, have))
     return total < 0 or have == total
+
+
+def fetch_page(url: str, *, pause_s: float = 1.0) -> str:
+    """Return the text at ``url``, asked again where the connection or the server fails.
+
+    Args:
+        url: http or https.
+        pause_s: Wait before the second attempt, doubled after each.
+
+    Raises:
+        DownloadError: If the server answers an error, or all attempts failed.
+    """
+    reason: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(pause_s * 2 ** (attempt - 1))
+        try:
+            response = httpx.get(url, follow_redirects=True, timeout=TIMEOUT)
+            require_answer(url, response)
+            return response.text
+        except httpx.ConnectError as exc:
+            raise DownloadError(f"{url}: cannot connect ({exc})") from exc
+        except (httpx.TransportError, ServerBusy) as exc:
+            reason = exc
+            logger.warning("page not had url=%s attempt=%d reason=%s", url, attempt + 1, exc)
+    raise DownloadError(f"{url}: failed {ATTEMPTS} times ({type(reason).__name__}: {reason})")
+
+
+def require_answer(url: str, response: httpx.Response) -> None:
+    """Raise unless ``response`` brings what was asked for.
+
+    Raises:
+        ServerBusy: If it may do so in a moment.
+        DownloadError: If not.
+    """
+    said = f"HTTP {response.status_code} {response.reason_phrase}"
+    if response.status_code in BUSY:
+        raise ServerBusy(said)
+    if response.status_code not in (200, 206):
+        raise DownloadError(f"{url}: {said}", absent=response.status_code in ABSENT)
 
 
 def finish_download(part: Path, path: Path) -> None:

@@ -82,7 +82,7 @@ class Forecast:
         """Return it in words, for instance "about 6 min on this machine, 1.1 GB of cache"."""
         known = [part for part, value in self.seconds.items() if value is not None]
         if len(known) == len(self.seconds) and not self.total_s:
-            return "; ".join(["nothing is left to do", *self.notes])
+            return "; ".join(["no stage is left to run", *self.notes])
         unknown = [part for part in self.seconds if part not in known]
         text = f"about {say_seconds(self.total_s)} on this machine" if known else "no forecast"
         text += f" without {', '.join(unknown)}" if known and unknown else ""

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import models.embedded
 from models.backbones import CONFIG_FILE, WEIGHTS_FILE, BackboneError, read_weights
-from models.weight_lock import Pin, check_pin, pin_folder
+from models.weight_lock import Pin, check_pin, hash_file, pin_folder
 from models.weight_sources import (
+    Agree,
+    SourceFault,
     SourceMiss,
     fetch_from_folder,
     fetch_from_hub,
@@ -31,6 +33,14 @@ from serving.durable import replace_folder
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_\-]+)*")
+
+
+class MirrorError(BackboneError):
+    """The mirror gave no answer: what it has is not known, and nothing may be taken in its place."""
+
+
+class LicenceRefused(BackboneError):  # noqa: N818 - an answer of the policy, not a fault
+    """The stated licence was objected to before any weights were moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ def retrieve_backbone(
     lock: Path,
     mirror: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    object_to: Callable[[str], str | None] | None = None,
 ) -> Backbone:
     """Return the backbone ``name``, brought into ``store`` if it is not there.
 
@@ -70,8 +81,11 @@ def retrieve_backbone(
         lock: File that pins the SHA-256 of each name; a new name is added.
         mirror: Folder, or http(s) address, with one folder per backbone.
         progress: Called with (bytes done, bytes in all) during a download.
+        object_to: Gets the stated licence before any weights are moved; returns why they may not be, or None.
 
     Raises:
+        LicenceRefused: If ``object_to`` objects.
+        MirrorError: If the mirror gave no answer; nothing else is tried then.
         BackboneError: If no source has it (every one tried is named with its reason and the nearest names), or the
             bytes are not those pinned, or are not safetensors.
     """
@@ -81,12 +95,20 @@ def retrieve_backbone(
     if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
         return settle_backbone(name, folder, lock, read_licence(folder), "store")
     tried = [("store", "not there")]
-    for label, fetch in plan_sources(name, mirror, progress):
+    for label, fetch in plan_sources(name, mirror, progress, lambda licence: require_agreement(licence, object_to)):
         partial = store / ".partial" / f"{name}.{hashlib.sha256(label.encode()).hexdigest()[:8]}"
         partial.mkdir(parents=True, exist_ok=True)
         try:
             licence = fetch(partial)
+        except LicenceRefused:
+            shutil.rmtree(partial)
+            raise
         except SourceMiss as miss:
+            if isinstance(miss, SourceFault) and label.startswith("mirror:"):
+                raise MirrorError(
+                    f"mirror {mirror} gave no answer about backbone {name!r}: {miss}. Nothing was taken in its place: "
+                    "try again, correct select.mirror (--backbones), or set it to null."
+                ) from miss
             tried.append((label, str(miss)))
             logger.info("backbone not found name=%s source=%s reason=%s", name, label, miss)
             continue
@@ -95,20 +117,28 @@ def retrieve_backbone(
 
 
 def plan_sources(
-    name: str, mirror: str | None, progress: Callable[[int, int], None] | None
+    name: str, mirror: str | None, progress: Callable[[int, int], None] | None, agree: Agree = None
 ) -> list[tuple[str, Callable[[Path], str]]]:
     """Return what to try after the store, in order: a label and a function that fills a folder."""
     sources: list[tuple[str, Callable[[Path], str]]] = []
     if mirror is not None:
         check_mirror(mirror)
     if mirror is not None and is_address(mirror):
-        sources.append((f"mirror:{mirror.rstrip('/')}", lambda into: fetch_from_url(name, mirror, into, progress)))
+        sources.append(
+            (f"mirror:{mirror.rstrip('/')}", lambda into: fetch_from_url(name, mirror, into, progress, agree))
+        )
     elif mirror is not None:
         label = f"mirror:{Path(mirror).resolve().name}"
-        sources.append((label, lambda into: fetch_from_folder(name, Path(mirror), into)))
-    sources.append(("embedded", lambda into: fetch_from_folder(name, embedded_folder(), into)))
-    sources.append(("hub", lambda into: fetch_from_hub(name, into, progress)))
+        sources.append((label, lambda into: fetch_from_folder(name, Path(mirror), into, agree)))
+    sources.append(("embedded", lambda into: fetch_from_folder(name, embedded_folder(), into, agree)))
+    sources.append(("hub", lambda into: fetch_from_hub(name, into, progress, agree)))
     return sources
+
+
+def require_agreement(licence: str, object_to: Callable[[str], str | None] | None) -> None:
+    """Raise ``LicenceRefused`` if ``object_to`` objects to ``licence``."""
+    if object_to is not None and (objection := object_to(licence)) is not None:
+        raise LicenceRefused(objection)
 
 
 def is_address(mirror: str) -> bool:
@@ -160,13 +190,43 @@ def list_backbones(mirror: str | None = None) -> list[str]:
     """Return the names at hand without the hub: the mirror's and the repository's own, sorted.
 
     Raises:
-        BackboneError: If the mirror is no folder or cannot be asked; a short list must not be chosen from silently.
+        BackboneError: If the mirror is no folder, cannot be asked or offers nothing; a short list must not be chosen
+            from silently.
     """
-    names = set(list_folder(embedded_folder()))
-    if mirror is not None:
-        check_mirror(mirror)
-        names |= set(list_url(mirror) if is_address(mirror) else list_folder(Path(mirror)))
-    return sorted(names)
+    return sorted({*list_folder(embedded_folder()), *(list_mirror(mirror) if mirror is not None else [])})
+
+
+def list_mirror(mirror: str) -> list[str]:
+    """Return the names that a mirror offers, one at least.
+
+    Raises:
+        BackboneError: If it is no folder, cannot be asked or offers nothing.
+    """
+    check_mirror(mirror)
+    names = list_url(mirror) if is_address(mirror) else list_folder(Path(mirror))
+    if not names:
+        raise BackboneError(
+            f"mirror {mirror} offers no backbone: a folder with {CONFIG_FILE} and {WEIGHTS_FILE} for each is expected. "
+            "Correct select.mirror (--backbones), or set it to null."
+        )
+    return names
+
+
+def list_offers(mirror: str | None = None) -> dict[str, list[str]]:
+    """Return the backbones on offer with what tells one from another of its name, as far as it can be had at once.
+
+    Of a folder that is the hash of its config and the size of its weights, of an address nothing but the name.
+
+    Raises:
+        BackboneError: As ``list_backbones``.
+    """
+    places = [embedded_folder(), *([Path(mirror)] if mirror is not None and not is_address(mirror) else [])]
+    offers: dict[str, list[str]] = {name: [] for name in list_backbones(mirror)}
+    for folder in (place / name for place in places for name in list_folder(place)):
+        config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        offers[folder.name].append(hash_file(config) if config.is_file() else "no config")
+        offers[folder.name].append(str(weights.stat().st_size) if weights.is_file() else "no weights")
+    return offers
 
 
 def describe_failure(name: str, tried: list[tuple[str, str]], store: Path, mirror: str | None) -> str:

@@ -27,7 +27,8 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     mirror: str | None = None
     """Folder or http(s) address with one folder per backbone."""
     forbidden_licences: list[str] = ["*-nc-*", "*-nc", "*noncommercial*", "*non-commercial*", "agpl*", "gpl*"]
-    """Patterns of licences whose weights may not be used, shell style; case does not matter."""
+    """Patterns of licences whose weights may not be used, shell style; case and spelling do not matter. "unknown" and
+    "other*" rule out weights of which nobody states a licence."""
     max_parameters: int | None = Field(None, ge=1)
     """Most parameters a candidate may have."""
     max_latency_ms: float | None = Field(None, gt=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import BackboneError, build_backbone, read_config
+from models.licences import read_stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def build_teacher(folder: Path) -> nn.Module:
         BackboneError: If it cannot be read or its config does not state Apache-2.0, under which the learner is written.
     """
     licence = str(read_config(folder).get("pretrained_cfg", {}).get("license"))
-    if licence.lower() != "apache-2.0":
+    if read_stated(licence).spdx != "Apache-2.0":
         raise BackboneError(
             f"{folder} states the licence {licence!r}; a teacher must be under Apache-2.0, as what it teaches will be. "
             "If that is its licence, say so in pretrained_cfg.license of its config.json."

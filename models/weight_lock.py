@@ -20,6 +20,10 @@ class Pin(BaseModel, frozen=True, extra="forbid"):
     source: str
 
 
+class PinError(BackboneError):
+    """A name stands for other bytes here than those that came."""
+
+
 PINS = TypeAdapter(dict[str, Pin])
 
 
@@ -59,7 +63,7 @@ def check_pin(name: str, found: Pin, lock: Path) -> Pin:
     """Return the pin of ``name``, adding ``found`` to the lock file when the name is new.
 
     Raises:
-        BackboneError: If the name is pinned to other bytes.
+        PinError: If the name is pinned to other bytes.
     """
     pins = read_lock(lock)
     pinned = pins.get(name)
@@ -75,7 +79,7 @@ def check_pin(name: str, found: Pin, lock: Path) -> Pin:
         if ours != theirs
     ]
     if differing:
-        raise BackboneError(
+        raise PinError(
             f"backbone {name!r} from {found.source} is not what {lock.name} pins (SHA-256): {'; '.join(differing)}. "
             f"If a file was damaged, delete its folder and retrieve it anew; "
             f"if the new weights are wanted, remove {name!r} from {lock.name}."

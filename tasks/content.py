@@ -15,6 +15,7 @@ from data.splits import read_split
 from models.answers import Answers
 from models.checkpoint import CheckpointInfo
 from models.export import Parity
+from models.licences import read_stated
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
@@ -88,6 +89,7 @@ def _list_checks(
         f"{held} expectations on the data hold.",
         *validation.get("remarks", []),
         f"Backbone: {selection['reason']}",
+        f"Licence of the backbone: {read_stated(info.backbone.licence).describe()}.",
         f"Training: {info.reason}.",
         f"Certificate: {certificate['reason']}.",
         f"ONNX against torch: {parity.reason}.",
@@ -102,7 +104,7 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "accuracy_low": row["low"],
             "accuracy_high": row["high"],
             "chosen": row["name"] == selection["chosen"],
-            "licence": row["licence"],
+            "licence": read_stated(row["licence"]).describe(),
             "ms": row["nominal_ms"],
             "rank": row["rank"],
             "parc": row["parc"],

@@ -38,8 +38,9 @@ from models.race import SEATS, list_rounds
 from models.selection import SelectConfig
 from serving.preprocess import ImageError, PreprocessSpec, load_input
 from tasks.graph import list_stages
-from tasks.params import Params, load_params, set_params
-from tasks.repository import open_repository
+from tasks.params import Params, load_params
+from tasks.pending import count_test_images, list_pending
+from tasks.terms import amend_terms
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -59,32 +60,41 @@ second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
 
 
-def foresee(home: Workspace, data: Path | None, layout: Layout | None = None) -> Forecast:
-    """Return what a run on ``data`` (by default the images known already) takes; never raises."""
-    return _Prospect(home, data, layout).forecast()
+def foresee(home: Workspace, data: Path | None, budget_s: float | None = None) -> Forecast:
+    """Return what a run on ``data`` (by default the known images) takes, and log it; without a budget never raises."""
+    if budget_s is not None:
+        return fit_into(home, data, budget_s)
+    return _tell(_Prospect(home, data).forecast())
 
 
-def fit_into(home: Workspace, data: Path | None, budget_s: float, layout: Layout | None = None) -> Forecast:
-    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return its forecast.
+def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
+    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return and log its forecast.
 
     Raises:
         ParamsError: If params.yaml cannot be read or written.
     """
-    prospect = _Prospect(home, data, layout)
+    prospect = _Prospect(home, data)
     changed = prospect.fit(budget_s)
-    set_params(home.params, changed)
+    amend_terms(home, changed)
     told = prospect.after(load_params(home.params), changed)
     if changed:
         stands = ", ".join(f"{name}={value:g}" for name, value in changed.items())
         told = told.note(f"{stands} now stand in {home.params.name}, also for later runs")
     if told.total_s <= budget_s:
-        return told
+        return _tell(told)
     longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
     advice = "; --set select.race_rounds=0 leaves the race out" if prospect.races else ""
-    return told.note(
-        f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
-        f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
+    return _tell(
+        told.note(
+            f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
+            f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
+        )
     )
+
+
+def _tell(told: Forecast) -> Forecast:
+    logger.info("forecast: %s", told.describe())
+    return told
 
 
 class _Prospect:
@@ -114,7 +124,10 @@ class _Prospect:
     def forecast(self) -> Forecast:
         """Return the forecast under the present parameters."""
         if self._todo == ():
-            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, tuple(self.notes))
+            # The gate is no stage: it looks again on every run.
+            again = self._try("the test images could not be counted", lambda: count_test_images(self.home))
+            notes = (*self.notes, *([f"the gate asks about {again} test images once more"] if again else []))
+            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, notes)
         return self._forecast(PARTS if self._todo is None else self._todo)
 
     def _forecast(self, todo: Collection[Part]) -> Forecast:
@@ -218,13 +231,9 @@ class _Prospect:
         return [self.home.backbones, *folder, embedded_folder()]
 
     def _ask(self) -> tuple[Part, ...]:
-        """Return the parts from the first stage on that DVC calls changed."""
-        stages = list_stages(self.home)
-        with open_repository(self.home.root) as repo:
-            first = next((place for place, name in enumerate(stages) if repo.status(targets=[name])), len(stages))
-        owners = {"decode": "ingest"}
-        names = stages[first:]
-        return tuple(part for part in PARTS if owners.get(part, part) in names)
+        """Return the parts that are to be done."""
+        owners, pending = {"decode": "ingest"}, list_pending(self.home)
+        return tuple(part for part in PARTS if owners.get(part, part) in pending)
 
     def _time(self) -> tuple[float, float]:
         """Return seconds to open and measure a file, and seconds to a square, from a spread sample."""

@@ -19,6 +19,8 @@ from tasks.progress import announce
 from tasks.provenance import refresh_code
 from tasks.repository import open_repository
 from tasks.step import inside_flow_run
+from tasks.terms import keep_terms
+from tasks.turns import take_stage_turn
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -64,10 +66,16 @@ def stage(function: Callable[[Workspace], None]) -> Callable[[Workspace], StageR
 
 
 def run_stage_alone(home: Workspace, name: str) -> None:
-    """Run stage ``name`` without asking or telling DVC; this is what ``dvc repro`` calls."""
+    """Run stage ``name`` without asking or telling DVC; this is what ``dvc repro`` calls.
+
+    Raises:
+        GraphError: If dvc.yaml has no such stage.
+        WorkspaceBusy: If another process makes versions of the workspace.
+    """
     if name not in list_stages(home):
         raise GraphError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(list_stages(home))}")
-    with announce(name):
+    with take_stage_turn(home), announce(name):
+        keep_terms(home)  # of a run that was cut short: DVC has read them as they stand, so they count
         getattr(importlib.import_module(f"tasks.{name}"), name).run(home)
 
 
@@ -75,16 +83,18 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     """Skip stage ``name`` if it is current; otherwise run it and record its outputs.
 
     Raises:
-        GraphError: If an input of the stage does not exist.
+        GraphError: If an input of the stage does not exist, or its parameters were edited while it ran.
     """
     refresh_code(home.code, list_stages(home))
     started = time.perf_counter()
     with open_repository(home.root) as repo:
         _require_inputs(home, repo, name)
-        current = not repo.status(targets=[name])
+        current = not repo.status(targets=[name]) or _recall(repo, name)
         if not current:
+            read = _read_section(home, name)
             with announce(name):
                 function(home)
+            _require_unedited(home, name, read)
             repo.commit(name, force=True)
     run = StageRun(name, "cached" if current else "ran", round(time.perf_counter() - started, 2))
     logger.info("%s %s seconds=%.1f", run.name, run.state, run.seconds)
@@ -99,6 +109,36 @@ def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
         needs_images = any(path.endswith("intake.json") for path in absent)
         hint = "give it images with: regraft train --data DIR" if needs_images else "run: regraft train"
         raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
+
+
+def _recall(repo: Any, name: str) -> bool:
+    """Bring back what the stage made when it last had these very inputs, from DVC's run cache; say whether it could.
+
+    ``dvc repro`` does so too. After a run that was refused late, and put back, its finished stages cost nothing again.
+    """
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    try:
+        with repo.lock:
+            for found in repo.stage.collect(name):
+                repo.stage_cache.restore(found)
+    except RunCacheNotFoundError:
+        return False
+    repo.commit(name, force=True)
+    return True
+
+
+def _read_section(home: Workspace, name: str) -> Any:
+    return (yaml.safe_load(home.params.read_text()) or {}).get(name)
+
+
+def _require_unedited(home: Workspace, name: str, read: Any) -> None:
+    """Stop before DVC writes parameters down that the stage has not seen: it reads the file when a stage has ended."""
+    if _read_section(home, name) != read:
+        raise GraphError(
+            f"section {name} of {home.params} was edited while the stage ran, so what it made is not recorded; "
+            "train again, and the edited parameters count"
+        )
 
 
 def _as_prefect_task(name: str) -> Callable[[Path, Callable[[Workspace], None]], StageRun]:

@@ -84,7 +84,7 @@ def load_params(path: Path) -> Params:
         ParamsError: Naming every unknown key and every value out of its range.
     """
     try:
-        return Params.model_validate(_pass_over_retired(yaml.safe_load(path.read_text()) or {}, path))
+        return _read(path.read_text(), path)
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -97,8 +97,27 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
     Raises:
         ParamsError: If one is unknown or out of range, or the file is not YAML; the file is then unchanged.
     """
+    if assignments:
+        write_bytes(path, write_params(path, assignments).encode())
+
+
+def preview_params(path: Path, assignments: Mapping[str, Any]) -> Params:
+    """Return the parameters as they would be with ``assignments`` set; nothing is written.
+
+    Raises:
+        ParamsError: As ``set_params``, and if the file is not right by itself.
+    """
     if not assignments:
-        return
+        return load_params(path)
+    return _read(write_params(path, assignments), path)
+
+
+def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
+    """Return the text of the file with ``assignments`` set, its comments kept.
+
+    Raises:
+        ParamsError: As ``set_params``.
+    """
     editor = YAML()
     try:
         document = editor.load(path.read_text()) or {}
@@ -108,11 +127,12 @@ def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
         if key in RETIRED:
             raise ParamsError(f"{key} is no parameter any more: {RETIRED[key]}")
         _assign(document, key.split("."), value)
+    text = _dump(editor, document)
     try:
-        Params.model_validate(_pass_over_retired(yaml.safe_load(_dump(editor, document)), path))
+        _read(text, path)
     except ValidationError as error:
         raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
-    write_bytes(path, _dump(editor, document).encode())
+    return text
 
 
 def parse_assignments(texts: list[str]) -> dict[str, Any]:
@@ -147,6 +167,10 @@ def _pass_over_retired(content: Any, path: Path) -> Any:
 @functools.cache
 def _say_once(text: str) -> None:
     logger.warning("%s", text)
+
+
+def _read(text: str, path: Path) -> Params:
+    return Params.model_validate(_pass_over_retired(yaml.safe_load(text) or {}, path))
 
 
 def _assign(document: Any, path: list[str], value: Any) -> None:

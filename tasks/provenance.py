@@ -1,4 +1,4 @@
-"""Which code a stage runs: a hash over the stage's module and every first-party module it reaches.
+"""Which code a stage runs: a hash over the stage's module, every first-party module it reaches, and what these read.
 
 DVC watches ``code.yaml`` as a parameter file, so an upgrade that changes a stage makes that stage run again, also in
 workspaces that lie far from the installed package.
@@ -16,43 +16,66 @@ from serving.durable import write_bytes
 
 FLOORS = ("tasks", "models", "data", "serving")
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
-PAGES = {PACKAGE_ROOT / "models" / "report" / name for name in ("template.html", "style.css")}
-"""What the report is made with beside code."""
+CODE = {".py", ".pyc"}
 # What drives the stages decides nothing about their outputs.
 DRIVERS = {
     f"tasks.{name}"
     for name in (
-        "graph",
-        "params",
-        "pins",
-        "progress",
-        "provenance",
-        "repository",
-        "retention_config",
-        "runs",
-        "step",
-        "workspace",
+        "graph", "offer", "params", "pins", "progress", "provenance", "refusals", "repository", "retention_config",
+        "runs", "step", "terms", "turns", "workspace",
     )
-}
+}  # fmt: skip
 
 
-def refresh_code(path: Path, stages: list[str]) -> dict[str, str]:
-    """Write the code hash of each stage to ``path`` if any changed, and return them."""
+def refresh_code(path: Path, stages: list[str], offer: str | None = None) -> dict[str, str]:
+    """Write the code hash of each stage to ``path`` if any changed, and return them.
+
+    Args:
+        path: code.yaml.
+        stages: Names of the stages.
+        offer: Hash of the backbones on offer, which ``select`` depends on like on its code; it stays when None.
+    """
     hashes = {stage: hash_code(stage) for stage in stages if _find(f"tasks.{stage}").exists()}
+    offer = offer or read_offer(path)
+    if offer and "select" in hashes:
+        hashes["select"] += f"+{offer}"
     text = yaml.safe_dump(hashes, sort_keys=True).encode()
     if not path.exists() or path.read_bytes() != text:
         write_bytes(path, text)
     return hashes
 
 
+def read_offer(path: Path) -> str | None:
+    """Return the hash of the backbones that were on offer when ``path`` was written, None if it says nothing of it."""
+    known = yaml.safe_load(path.read_text()) if path.exists() else None
+    return (known or {}).get("select", "").partition("+")[2] or None
+
+
 def hash_code(stage: str) -> str:
-    """Return 16 hex digits over the source of ``tasks/<stage>.py`` and all it imports of the four lower floors."""
+    """Return 16 hex digits over the source of ``tasks/<stage>.py`` and all it reaches of the four lower floors.
+
+    That is every module imported, and every other file beside a module that the module or such a file names: a table,
+    a page, a style.
+    """
     digest = hashlib.sha256()
     for module in sorted(_reach(f"tasks.{stage}")):
         digest.update(module.encode() + b"\0" + _find(module).read_bytes())
-        for page in sorted(PAGES & set(_find(module).parent.iterdir())) if module == "models.report" else ():
-            digest.update(page.read_bytes())
+        for file in list_read_files(_find(module)):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def list_read_files(module: Path) -> list[Path]:
+    """Return the files in the module's own folder that its source names, or a file so named does, by name."""
+    beside = {file.name: file for file in module.parent.iterdir() if file.is_file() and file.suffix not in CODE}
+    named: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        text = waiting.pop().read_text(errors="replace")
+        found = [file for name, file in beside.items() if name in text and name not in named]
+        named |= {file.name: file for file in found}
+        waiting += found
+    return [named[name] for name in sorted(named)]
 
 
 def _reach(start: str) -> set[str]:

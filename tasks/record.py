@@ -24,6 +24,11 @@ from tasks.workspace import Workspace
 @step
 def recall(home: Workspace) -> int:
     """Put what earlier runs on other data found where ``select`` reads it; return how many results there are."""
+    return refresh_known_runs(home)
+
+
+def refresh_known_runs(home: Workspace) -> int:
+    """Do what ``recall`` does, also outside of a run: a forecast must see what ``select`` will see."""
     dataset = hash_dataset(home)
     records = [record for record in read_records(find_record(home)) if record.dataset != dataset]
     text = "".join(record.model_dump_json() + "\n" for record in records).encode()

@@ -7,6 +7,7 @@ from tasks.depot import RemoteError
 from tasks.lineage import record_lineage
 from tasks.sharing import follow
 from tasks.step import step
+from tasks.terms import keep_terms
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ def register(home: Workspace) -> str:
     """
     version = Registry(home.models_store).register(home.bundle)
     record_lineage(home, version)
+    keep_terms(home)  # from here on they are those of a version
     try:
         told = follow(home)
     except RemoteError as error:  # nothing is lost by it: the push at the end says so again

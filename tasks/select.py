@@ -1,10 +1,13 @@
 """Stage ``select``: every candidate backbone is probed and raced on the train part; the verdict names one."""
 
+import logging
+
 import numpy as np
 
 from data.brightness import read_value_range
 from models.contest import select_backbone
 from models.hub import list_backbones
+from models.licences import read_stated
 from models.selection import save_selection
 from models.track_record import rate_by_record, read_records
 from serving.preprocess import PreprocessSpec
@@ -14,6 +17,8 @@ from tasks.pixels import read_part, read_pixels, read_sizes
 from tasks.progress import show_progress
 from tasks.record import describe_dataset, hash_dataset
 from tasks.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 @stage
@@ -49,5 +54,12 @@ def select(home: Workspace) -> None:
             value_range=read_value_range(home.dataset),
             groups=known.groups,
             progress=progress,
+        )
+    licence = read_stated(backbone.licence)
+    if licence.leaves_open:
+        logger.warning(
+            "licence of the chosen backbone %s: %s; select.forbidden_licences can rule such out",
+            backbone.name,
+            licence.describe(),
         )
     save_selection(selection, backbone, home.selection)

@@ -10,6 +10,7 @@ from tasks.judgements import Judgement, find_undecided
 from tasks.params import load_params
 from tasks.register import register
 from tasks.samples import read_unlearned
+from tasks.terms import keep_terms
 from tasks.workspace import Workspace
 
 
@@ -32,6 +33,7 @@ def find_unjudged(home: Workspace) -> str | None:
 def find_unsettled(home: Workspace) -> str | None:
     """Return the version to be judged now, without a training: one never judged, or one whose labels have come."""
     if find_unjudged(home):
+        keep_terms(home)  # a version was made with them
         return register(home)  # once more: a kill may have left it without its lineage
     pointer = Registry(home.models_store).pointer()
     waiting = find_undecided(home, pointer.challenger, pointer.champion)

@@ -35,6 +35,7 @@ class TrainReport:
     quarantined: int
     lost: list[str]
     remarks: list[str]
+    forecast: dict[str, Any] | None = None
 
     @property
     def promoted(self) -> bool:
@@ -71,7 +72,9 @@ def summarize(
         lost=sorted(validation.get("lost", {})),
         remarks=list(validation.get("remarks", [])),
     )
-    record_run(home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate")})
+    record_run(
+        home, flow, {k: v for k, v in report.to_json().items() if k not in ("metrics", "certificate", "forecast")}
+    )
     if inside_flow_run():
         _publish(report)
     return report

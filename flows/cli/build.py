@@ -63,24 +63,27 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     from data.layout import Layout
     from flows.driver import run_flow
-    from models.hub import check_mirror
+    from models.hub import list_mirror
     from tasks.duration import parse_duration
-    from tasks.forecast import fit_into, foresee
-    from tasks.params import load_params, parse_assignments, set_params
+    from tasks.params import parse_assignments, preview_params
 
     home = open_workspace(workspace)
     layout = Layout(classes_at, groups_at, similar_labels).check()
-    limit_s = None if time_budget is None else parse_duration(time_budget)
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
-    for address in mirror.values():
-        check_mirror(address)
-    set_params(home.params, mirror | parse_assignments(assignments or []))
-    load_params(home.params)  # every problem of the file at once, before anything starts
-    forecast = foresee(home, data, layout) if limit_s is None else fit_into(home, data, limit_s, layout)
-    sys.stderr.write(f"forecast: {forecast.describe()}\n")
-    source = data.expanduser().resolve() if data else None
-    report = run_flow(home, "train", data=source, layout=layout, allow_lost=tuple(allow_lost or ()))
-    answer(report.to_json() | {"forecast": forecast.to_json()}, as_json, _describe(report, workspace))
+    settings = mirror | parse_assignments(assignments or [])
+    wanted = preview_params(home.params, settings).select  # every problem at once, before anything starts
+    if wanted.mirror is not None and "select.mirror" in settings and wanted.candidates == "auto":
+        list_mirror(wanted.mirror)
+    report = run_flow(
+        home,
+        "train",
+        data=data.expanduser().resolve() if data else None,
+        layout=layout,
+        allow_lost=tuple(allow_lost or ()),
+        settings=settings,
+        time_budget_s=None if time_budget is None else parse_duration(time_budget),
+    )
+    answer(report.to_json(), as_json, _describe(report, workspace))
     if not report.promoted:
         raise typer.Exit(3)
 

@@ -11,20 +11,8 @@ import flows.cli.run
 import flows.cli.versions  # noqa: F401
 from flows.cli.app import app
 from serving.durable import StorageError, explain_storage
+from tasks.refusals import BAD_INPUT, SAID_NO
 
-# Named, not imported: loading every floor to phrase an error would make each command wait for torch.
-BAD_INPUT = {
-    "BackboneError",
-    "BundleError",
-    "GraphError",
-    "ImageError",
-    "IntakeError",
-    "ParamsError",
-    "RegistryError",
-    "RemoteMovedOnError",
-    "WorkspaceError",
-}
-SAID_NO = {"DataValidationError", "DemoRefused", "ParityError"}
 SPEAKS_FOR_ITSELF = {
     "AskError",
     "DemoFailed",
@@ -37,8 +25,9 @@ SPEAKS_FOR_ITSELF = {
     "ServiceStartError",
     "StackError",
     "StorageError",
-    "WorkspaceBusy",
 }
+TRY_AGAIN = {"WorkspaceBusy"}
+"""Neither a fault nor an answer: the same command works when the other process has ended."""
 
 
 def main() -> None:
@@ -54,7 +43,7 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     names = {kind.__name__ for kind in type(error).__mro__}
-    code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 1
+    code = 3 if names & SAID_NO else 2 if names & BAD_INPUT else 4 if names & TRY_AGAIN else 1
     told = explain_storage(error, Path(error.filename or Path.cwd())) if isinstance(error, OSError) else None
     if told and not names & SPEAKS_FOR_ITSELF:  # of a library that writes by itself
         error = StorageError(told)

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
     "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "needed_objects", "notes",
-    "params", "pins", "pixels", "preflight", "progress", "provenance", "remote_journal", "remote_lines",
-    "remote_versions", "repository", "retention", "retention_config", "runs", "samples", "settle", "sharing", "sources",
-    "step", "summary", "turns", "workspace",
+    "offer", "params", "pending", "pins", "pixels", "preflight", "progress", "provenance", "refusals", "remote_journal",
+    "remote_lines", "remote_versions", "repository", "retention", "retention_config", "runs", "samples", "settle",
+    "sharing", "sources", "step", "summary", "terms", "turns", "workspace",
 }  # fmt: skip
 
 

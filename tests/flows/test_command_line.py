@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.entry import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF
+from flows.cli.entry import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF, TRY_AGAIN
 from serving.bundle import BundleDraft, open_bundle, seal_bundle
 from serving.registry import Registry
 from tasks.gate import gate
@@ -40,7 +40,7 @@ def test_every_error_that_has_an_exit_code_exists() -> None:
     floors = ("flows", "tasks", "data", "models", "serving")
     sources = [path.read_text() for floor in floors for path in (ROOT / floor).rglob("*.py")]
     classes = set(re.findall(r"^class (\w+)", "\n".join(sources), re.MULTILINE))
-    assert classes >= BAD_INPUT | SAID_NO | SPEAKS_FOR_ITSELF
+    assert classes >= BAD_INPUT | SAID_NO | SPEAKS_FOR_ITSELF | TRY_AGAIN
 
 
 def test_help_names_every_command_and_each_shows_an_example(run_regraft) -> None:

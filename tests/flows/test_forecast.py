@@ -1,13 +1,17 @@
 """Before a run: a forecast that never stops it, and a time budget that becomes parameters."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from models.forecast import PARTS
 from tasks.duration import parse_duration
 from tasks.forecast import fit_into, foresee
+from tasks.intake import take_in
 from tasks.params import ParamsError, load_params, set_params
 from tasks.workspace import Workspace
 
@@ -69,14 +73,33 @@ def test_what_cannot_be_forecast_is_said_and_stops_nothing(home: Workspace, imag
 
 def test_a_finished_run_is_forecast_as_done(trained) -> None:
     told = foresee(trained.home, None)
-    assert (told.total_s, told.describe()) == (0, "nothing is left to do")
+    assert told.total_s == 0
+    assert re.fullmatch(r"no stage is left to run; the gate asks about \d+ test images once more", told.describe())
     assert trained.answer["forecast"]["seconds"]["finetune"] > 0
     json.dumps(told.to_json())
 
 
 def test_a_finished_run_is_trained_longer_only_for_a_much_longer_budget(copied) -> None:
     before = load_params(copied.home.params).finetune
-    assert fit_into(copied.home, None, 5).describe() == "nothing is left to do"
+    assert fit_into(copied.home, None, 5).total_s == 0
     assert load_params(copied.home.params).finetune == before
     assert fit_into(copied.home, None, 36_000).seconds["finetune"] > 0
     assert load_params(copied.home.params).finetune.budget_s > 2 * before.budget_s
+
+
+@pytest.mark.parametrize("changed", ["what other runs found", "the code of a stage", "an image of the source"])
+def test_what_changes_between_two_runs_is_never_forecast_as_done(copied, tmp_path: Path, changed: str) -> None:
+    home = copied.home
+    assert foresee(home, None).total_s == 0
+    if changed == "what other runs found":
+        line = json.loads(home.track_record.read_text().splitlines()[0])
+        home.track_record.write_text(json.dumps(line | {"dataset": "0" * 64}) + "\n")
+    elif changed == "the code of a stage":
+        codes = yaml.safe_load(home.code.read_text())
+        lock = home.root / "dvc.lock"
+        lock.write_text(lock.read_text().replace(codes["finetune"], "0" * 16))
+        home.code.write_text(home.code.read_text().replace(codes["finetune"], "0" * 16))
+    else:
+        shutil.copytree(copied.images, tmp_path / "images")
+        take_in(home, tmp_path / "images")  # as the run does before it foresees
+    assert foresee(home, None).total_s > 0

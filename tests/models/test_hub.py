@@ -19,20 +19,23 @@ from safetensors.torch import load_file, save_file
 import models.weight_sources
 from models.backbones import BackboneError
 from models.downloads import DownloadError, download_file
-from models.hub import Backbone, list_backbones, retrieve_backbone
+from models.hub import Backbone, LicenceRefused, MirrorError, list_backbones, retrieve_backbone
+from models.weight_sources import read_licence
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "test_resnet.tiny"
 
 
 class Server:
-    """A web folder and a hub in one, over real sockets; ``cuts`` holds after how many bytes to hang up, per request."""
+    """A web folder and a hub in one, over real sockets; ``cuts`` holds after how many bytes to hang up, per request,
+    ``status`` what every request is answered."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.requests: list[tuple[str, str, str | None]] = []
         self.cuts: list[int] = []
         self.etags = True
+        self.status: int | None = None
         self.card: dict[str, str] = {}
         owner = self
 
@@ -54,7 +57,9 @@ class Server:
 
     def answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
         self.requests.append((handler.command, handler.path, handler.headers.get("Range")))
-        if found := re.fullmatch(r"/api/models/timm/([^/?]+)(/revision/\w+)?(\?.*)?", handler.path):
+        if self.status is not None:
+            self.send(handler, self.status, b"", {})
+        elif found := re.fullmatch(r"/api/models/timm/([^/?]+)(/revision/\w+)?(\?.*)?", handler.path):
             self.describe(handler, found.group(1))
         elif found := re.fullmatch(r"/timm/([^/]+)/resolve/\w+/([^/?]+)", handler.path):
             self.send_file(handler, self.root / found.group(1) / found.group(2), body=body, hub=True)
@@ -252,7 +257,7 @@ def test_the_hub_is_asked_through_its_client(make_backbone, retrieve, server, mo
     save_file(weights, made.folder / "model.safetensors")
     allow_hub(monkeypatch, server.url)
     found = retrieve()
-    assert (found.sha256, found.source, found.licence) == (made.sha256, "hub", "mit")
+    assert (found.sha256, found.source, found.licence) == (made.sha256, "hub", "mit AND Apache-2.0")
     asked = [(verb, path.split("?")[0]) for verb, path, _ in server.requests]
     assert asked[0] == ("GET", f"/api/models/timm/{NAME}")
     assert ("HEAD", f"/timm/{NAME}/resolve/{COMMIT}/model.safetensors") in asked
@@ -315,3 +320,71 @@ def test_a_mirror_that_is_no_folder_is_not_an_empty_one(retrieve, tmp_path):
         list_backbones(str(tmp_path / "absent"))
     with pytest.raises(BackboneError, match="is not a folder"):  # nor a reason to go on to the hub
         retrieve(mirror=str(tmp_path / "absent"))
+
+
+def test_a_mirror_that_fails_is_an_error_and_no_shorter_list(retrieve, server, monkeypatch):
+    monkeypatch.setattr("models.downloads.time.sleep", lambda _: None)
+    server.status = 500
+    with pytest.raises(BackboneError, match=rf"mirror {server.url} cannot be listed: .*failed 4 times .*HTTP 500"):
+        list_backbones(server.url)
+    assert len(server.requests) == 4  # a server that is busy is asked again
+    with pytest.raises(MirrorError, match=rf"mirror {server.url} gave no answer about backbone 'test_resnet\.tiny'"):
+        retrieve(mirror=server.url)
+    server.status = 404
+    with pytest.raises(BackboneError, match=r"select\.candidates"):
+        list_backbones(server.url)
+    server.status = None
+    with pytest.raises(BackboneError, match="offers no backbone"):  # an empty page
+        list_backbones(server.url)
+
+
+def test_a_mirror_that_cannot_be_reached_is_not_passed_over(make_backbone, retrieve, tmp_path, monkeypatch):
+    make_backbone(tmp_path / "elsewhere")
+    monkeypatch.setattr("models.hub.embedded_folder", lambda: tmp_path / "elsewhere")
+    with pytest.raises(MirrorError, match="Nothing was taken in its place"):
+        retrieve(mirror="http://127.0.0.1:9/weights")
+
+
+def test_a_server_that_was_busy_for_a_moment_is_asked_again(make_backbone, retrieve, server, monkeypatch):
+    made = make_backbone(server.root)
+    monkeypatch.setattr("models.downloads.time.sleep", lambda _: setattr(server, "status", None))
+    server.status = 503
+    assert retrieve(mirror=server.url).sha256 == made.sha256
+
+
+def test_a_mirror_folder_without_a_backbone_is_not_an_empty_offer(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    with pytest.raises(BackboneError, match="offers no backbone"):
+        list_backbones(str(tmp_path / "mirror"))
+    (tmp_path / "mirror" / "half.tiny").mkdir()
+    (tmp_path / "mirror" / "half.tiny" / "model.safetensors").write_bytes(b"")
+    assert "half.tiny" in list_backbones(str(tmp_path / "mirror"))  # to be named when it cannot be used
+
+
+@pytest.mark.parametrize("source", ["folder", "address", "hub"])
+def test_a_licence_is_known_before_any_weights_are_moved(
+    source, make_backbone, retrieve, server, tmp_path, monkeypatch
+):
+    folder = make_backbone(server.root).folder
+    if source == "hub":
+        allow_hub(monkeypatch, server.url)
+        server.card = {"license": "other", "license_name": "house-noncommercial"}
+    else:
+        card = folder / "config.json"
+        card.write_text(card.read_text().replace('"Apache-2.0"', '"CC BY-NC 4.0"'))
+    mirror = {"folder": str(server.root), "address": server.url, "hub": None}[source]
+    asked: list[str] = []
+    with pytest.raises(LicenceRefused, match="no thanks"):
+        retrieve(mirror=mirror, object_to=lambda licence: asked.append(licence) or "no thanks")
+    assert asked == ["other (house-noncommercial) AND Apache-2.0" if source == "hub" else "CC BY-NC 4.0"]
+    assert server.ranges() == []
+    assert not (tmp_path / "w" / "store" / NAME).exists()
+    assert not (tmp_path / "w" / "backbones.lock.json").exists()
+
+
+def test_the_card_in_a_folder_is_read_as_yaml(make_backbone, tmp_path):
+    folder = make_backbone(tmp_path).folder
+    (folder / "README.md").write_text("---\nlicense: CC BY-NC 4.0\ntags: [a]\n---\nlicense: mit\n")
+    assert read_licence(folder) == "CC BY-NC 4.0 AND Apache-2.0"
+    (folder / "README.md").write_text("no front matter\nlicense: mit\n")
+    assert read_licence(folder) == "Apache-2.0"

@@ -1,16 +1,19 @@
+import shutil
+
 import numpy as np
 import pytest
 import timm
 import torch
 
 from models.backbones import BackboneError
-from models.candidates import find_objection, list_fits, profile_aspects, sample_rows
+from models.candidates import SelectionError, find_objection, list_fits, profile_aspects, sample_rows
 from models.contest import select_backbone
 from models.decision import decide
 from models.race import Lap, choose_starters, leads
 from models.rating import count_repeats
 from models.selection import Candidate, SelectConfig, load_selection, save_selection
 from serving.preprocess import PreprocessSpec
+from tasks.refusals import is_refusal
 
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
 
@@ -113,6 +116,31 @@ def test_near_squares_are_squashed_and_others_compared():
     assert list_fits("auto", profile_aspects(np.array([[115, 100]]))) == ["squash"]
     assert len(list_fits("auto", profile_aspects(np.array([[116, 100]])))) == 3
     assert list_fits("letterbox", profile_aspects(square)) == ["letterbox"]
+
+
+def test_one_of_a_mirror_that_cannot_be_had_is_named_and_none_is_an_error(workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("models.hub.embedded_folder", lambda: tmp_path / "none")
+    (tmp_path / "mirror" / "test_vit.tiny" / "model.safetensors").rename(
+        tmp_path / "mirror" / "test_vit.tiny" / "w.bin"
+    )
+    selection, *_ = workspace(candidates="auto")
+    assert selection.chosen == "test_resnet.tiny"
+    assert "only pickled weights (w.bin)" in selection.refused["test_vit.tiny"]
+    with pytest.raises(BackboneError, match="only pickled"):  # whoever is named must come
+        workspace()
+    shutil.rmtree(tmp_path / "mirror" / "test_resnet.tiny")
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(BackboneError, match=r"nothing that mirror .* offers can be used\. test_vit\.tiny"):
+        workspace(candidates="auto")
+
+
+def test_a_policy_that_leaves_nobody_is_an_answer_and_no_fault(workspace):
+    with pytest.raises(
+        SelectionError, match=r"no candidate may compete .*Apache-2\.0 is ruled out by 'apache\*'"
+    ) as no:
+        workspace(forbidden_licences=["apache*"])
+    assert is_refusal(no.value)
 
 
 @pytest.fixture
