@@ -28,7 +28,7 @@ from tasks.workspace import Workspace, init_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "retrainings.md"
-LINES, QUEUES = 10, 4
+LINES, QUEUES = 5, 8
 QUEUE_STRIDE = 20_000
 """Production images of one queue at most; queues share none."""
 
@@ -36,18 +36,23 @@ QUEUE_STRIDE = 20_000
 def measure_retrainings(arguments: list[str]) -> int:
     """Play every line and queue in the folder named first (or a fresh one), write the page, return the exit code.
 
-    A run that was stopped goes on where it was: each result is a line of ``results.jsonl`` in that folder.
+    A run that was stopped goes on where it was: each result is a line of ``results.jsonl`` in that folder. With two
+    numbers more, N and M, only every Mth line from the Nth on is played and no page is written: several processes can
+    share the work.
     """
     work = Path(arguments[0] if arguments else "workspaces/retrainings").resolve()
+    first, step = (int(arguments[1]), int(arguments[2])) if len(arguments) == 3 else (0, 1)
     results = work / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     for queue in range(QUEUES):
-        for line in range(LINES):
+        for line in range(first, LINES, step):
             if not any((row["line"], row["queue"]) == (line, queue) for row in read_rows(results)):
                 row = play_queue(prepare_line(work, line), work, line, queue)
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 sys.stderr.write(f"{row}\n")
+    if step > 1:
+        return 0
     rows = read_rows(results)
     write_page(rows)
     return 0 if sum(row["promoted"] for row in rows) >= 0.95 * len(rows) else 1
@@ -76,7 +81,7 @@ def prepare_line(work: Path, line: int) -> Workspace:
 
 def play_queue(trained: Workspace, work: Path, line: int, queue: int) -> dict[str, Any]:
     """Let one copy of a trained line drift, close the loop, and return what came of it."""
-    root = work / "playing"
+    root = work / f"playing{line}"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(trained.root, root, symlinks=True)
     home, started = Workspace(root), time.perf_counter()
