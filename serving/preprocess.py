@@ -98,7 +98,7 @@ def decode_image(
         background: Colour under transparency.
         value_range: Which value is white in files deeper than 8 bits. "own" takes the narrowest range that holds the
             file's values. None shifts 16-bit values to 8 and takes floats from 0 to 1, as before there were ranges.
-        clip: Let everything above white be white, however much of the image it is.
+        clip: Let everything above white be white, even where the file is plainly on another scale.
 
     Raises:
         ImageError: With a code and the way out, for everything that cannot be read.
