@@ -224,7 +224,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(
             "too_large",
             f"the image has {width} x {height} = {width * height} pixels, at most {max_pixels} are read",
-            "scale it down",
+            "scale it down, or raise ingest.max_pixels of the workspace",
         )
     if width < 1 or height < 1:
         raise ImageError("undecodable", f"the header says {width} x {height} pixels", "save the image again")

@@ -90,6 +90,9 @@ def test_predict_and_the_endpoint_hold_the_limit_of_pixels_that_ingest_holds(cop
     set_params(copied.home.params, {"ingest.max_pixels": 1000})
     answer = ask_champion(copied.home, [image])[0]
     assert answer["code"] == "too_large" and "at most 1000" in answer["error"]
+    set_params(copied.home.params, {"ingest.max_pixels": 25_000_000, "ingest.max_bytes": 100})
+    assert "at most 100 are read" in ask_champion(copied.home, [image])[0]["error"]
+    set_params(copied.home.params, {"ingest.max_pixels": 1000})
     assert ServiceSettings.from_environment(endpoint_settings(copied.home)).max_pixels == 1000
 
 
