@@ -82,7 +82,7 @@ class DecodedImage:
 def decode_image(
     data: bytes,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = MOST_PIXELS,
     background: tuple[int, int, int] = WHITE,
     value_range: ValueRange | Literal["own"] | None = None,
     clip: bool = False,
@@ -94,7 +94,8 @@ def decode_image(
 
     Args:
         data: The bytes of the file.
-        max_pixels: Width times height above which nothing is decoded.
+        max_pixels: Width times height above which nothing is decoded; give it wherever bytes are new. What ingest has
+            let in is read without, or a stage would fail on what an earlier one accepted.
         background: Colour under transparency.
         value_range: Which value is white in files deeper than 8 bits. "own" takes the narrowest range that holds the
             file's values. None shifts 16-bit values to 8 and takes floats from 0 to 1, as before there were ranges.
@@ -136,7 +137,7 @@ def prepare_image(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.array(canvas)
 
 
-def open_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int, clip: bool = False) -> DecodedImage:
+def open_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int = MOST_PIXELS, clip: bool = False) -> DecodedImage:
     """Return the image as a model of ``spec`` wants it decoded, in its own size; raises ImageError."""
     return decode_image(
         data, max_pixels=max_pixels, background=spec.background, value_range=spec.value_range, clip=clip

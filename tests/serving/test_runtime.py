@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from serving.bundle import BundleError, open_bundle, seal_bundle
-from serving.preprocess import PreprocessSpec, load_input
+from serving.preprocess import PreprocessSpec, load_input, open_input
 from serving.runtime import ModelHandle
 from serving.ties import find_turned
 
@@ -187,6 +187,7 @@ def test_golden_images_are_read_whatever_the_usual_limit_of_pixels(tmp_path, mak
     folder, image = make_bundle(tmp_path / "b"), io.BytesIO()
     Image.new("RGB", (5200, 4900), (30, 220, 30)).save(image, "PNG")  # more than 25 million
     spec = open_bundle(folder).info.preprocess
+    assert open_input(image.getvalue(), spec).width == 5200  # as the report shows them
     batch = load_input(image.getvalue(), spec)[None]
     said = ModelHandle.open(folder, threads=1).predict(batch).probabilities[0]
     answers = json.loads((folder / "golden" / "answers.json").read_text())
