@@ -16,7 +16,8 @@ class Evidence:
     ``files`` has a row per listed file: ``shown`` names it and ``readable`` says whether it is in the dataset. The
     rest is empty for those that are not: sides in pixels, ``label``, ``repeats`` (an ``original`` further up has the
     same content), and how many labels (``image_labels``) and given parts (``image_parts``, ``group_parts``) its
-    content and its group have, with their names (``named_``...) where it is more than one.
+    content and its group have, with their names (``named_``...) where it is more than one. ``constant`` says that all
+    pixels are equal.
 
     ``classes`` has a row per class: ``images`` and ``trainable`` count distinct contents, ``ratio`` is that of the
     largest class to this one.
@@ -57,6 +58,7 @@ def _gather_images(images: pd.DataFrame, name_source: bool) -> pd.DataFrame:
         "label": images["label"].astype(object),
         "group": images["group"].astype(object),
         "repeats": images.duplicated("sha256").astype(object),
+        "constant": images["constant"].astype(object),
         "original": shown.groupby(images["sha256"]).transform("first"),
     }
     for name, by, what in (

@@ -101,6 +101,15 @@ def _list_file_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]
             lambda row: f"{row.shown}: {row.long_side:.0f} px",
             "Scale these images down, or raise max_side_px.",
         ),
+        Check(
+            "constant_images",
+            *_in_set("constant", [False], 0),
+            *(int(images["constant"].astype(bool).sum()), 0),
+            "no image to have equal pixels throughout",
+            lambda row: str(row.shown),
+            "Nothing can be learned from them; remove those that show nothing, and look at what wrote them.",
+            binding=False,
+        ),
     ]
     if config.labels is not None:
         checks.append(_check_known_labels(images, sorted(config.labels)))

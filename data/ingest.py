@@ -107,8 +107,6 @@ def ingest_sources(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("ingest done images=%d distinct=%d quarantined=%d", summary.images, summary.distinct, len(refused))
-    for finding in summary.findings:
-        logger.warning("%s", finding)
     return summary
 
 

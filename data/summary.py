@@ -13,7 +13,6 @@ from serving.value_range import ValueRange, fit_range
 Counts = dict[str, int]
 SHOWN_PAIRS = 100
 NAMED = 5
-KINDS = {False: "integers", True: "floats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +22,11 @@ class IngestSummary:
     ``duplicates`` lists [first path, repeated path] of the first hundred exact duplicates, ``parts`` the parts as
     given by the sources, ``unreadable_share`` the quarantined files among all listed ones. ``named`` are the classes
     that the sources name, with or without an image, and why those without have none; ``allowed`` are those whose loss
-    the user allowed; ``notes`` is what the sources have to say for themselves.
+    the user allowed; ``notes`` is what is to be told of the sources and the images.
 
     ``value_range`` says which value is white in files deeper than 8 bits, None where there are none; ``bits`` counts
     those files by what each fills alone. ``constant`` images have equal pixels throughout, ``dim`` ones end 16 times
-    below white; the first hundred of each are named, and ``findings`` says in words what to do.
+    below white; the first hundred of each are named.
     """
 
     images: int
@@ -54,7 +53,6 @@ class IngestSummary:
     constant_images: list[str]
     dim: int
     dim_images: list[str]
-    findings: list[str]
     named: dict[str, str]
     allowed: list[str]
     notes: list[str]
@@ -118,18 +116,10 @@ def summarise_dataset(
         constant_images=constant[:SHOWN_PAIRS],
         dim=len(dim),
         dim_images=dim[:SHOWN_PAIRS],
-        findings=[*_tell_constant(constant, len(rows)), *_tell_dim(dim, len(rows), value_range)],
         named=told.named,
         allowed=told.allowed,
-        notes=told.notes,
+        notes=[*told.notes, *_tell_dim(dim, len(rows), value_range)],
     )
-
-
-def _tell_constant(paths: list[str], images: int) -> list[str]:
-    if not paths:
-        return []
-    advice = "nothing can be learned from them; remove those that show nothing"
-    return [f"{len(paths)} of {images} images have equal pixels throughout ({_name_some(paths)}): {advice}"]
 
 
 def _tell_dim(paths: list[str], images: int, value_range: ValueRange | None) -> list[str]:
@@ -143,8 +133,9 @@ def _tell_dim(paths: list[str], images: int, value_range: ValueRange | None) -> 
 
 
 def _describe_range(value_range: ValueRange) -> str:
-    whites = [f"{value_range.white(is_float=kind)} in files of {name}" for kind, name in KINDS.items()]
-    return ", ".join(whites)
+    named = {"integer_bits": (False, "integers"), "float_white": (True, "floats")}
+    told = [kind for field, kind in named.items() if field in value_range.model_fields_set]
+    return ", ".join(f"{value_range.white(is_float=is_float)} in files of {name}" for is_float, name in told)
 
 
 def _name_some(paths: list[str]) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data.ingest import IngestConfig
 from serving.preprocess import ImageError, load_input
 from serving.problems import IMAGE_STATUS, ProblemError
 from serving.registry import Registry
@@ -27,17 +28,17 @@ def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
             f"{home.root} has no champion; make one with: regraft train --workspace {home.root} --data DIR"
         )
     limits = load_params(home.params).ingest
-    files = _read_all(images)
+    _require_files(images)
     handle = ModelHandle.open(home.models_store / "versions" / champion)
-    return [
-        {"image": str(image)} | _ask_handle(handle, content, limits.max_pixels) | {"version": champion}
-        for image, content in files
-    ]
+    return [{"image": str(image)} | _ask_handle(handle, image, limits) | {"version": champion} for image in images]
 
 
-def _ask_handle(handle: ModelHandle, content: bytes, max_pixels: int) -> dict[str, Any]:
+def _ask_handle(handle: ModelHandle, image: Path, limits: IngestConfig) -> dict[str, Any]:
     try:
-        pixels = load_input(content, handle.info.preprocess, max_pixels=max_pixels)
+        if (size := image.stat().st_size) > limits.max_bytes:
+            problem = f"the file has {size} bytes, at most {limits.max_bytes} are read"
+            raise ImageError("too_large", problem, "scale it down, or raise ingest.max_bytes")
+        pixels = load_input(image.read_bytes(), handle.info.preprocess, max_pixels=limits.max_pixels)
     except ImageError as error:
         return ProblemError.of_image(error).to_json()
     probabilities = handle.predict(pixels[None]).probabilities[0]
@@ -55,11 +56,12 @@ def ask_endpoint(url: str, images: list[Path]) -> list[dict[str, Any]]:
     """
     import httpx
 
+    _require_files(images)
     answers = []
     with httpx.Client(base_url=url, timeout=30) as client:
-        for image, content in _read_all(images):
+        for image in images:
             try:
-                reply = client.post("/predict", files={"image": (image.name, content)})
+                reply = client.post("/predict", files={"image": (image.name, image.read_bytes())})
             except httpx.HTTPError as error:
                 raise AskError(f"no answer from {url}: {error}. Is it up? regraft serve") from error
             if reply.status_code not in (200, *IMAGE_STATUS.values()):
@@ -68,8 +70,7 @@ def ask_endpoint(url: str, images: list[Path]) -> list[dict[str, Any]]:
     return answers
 
 
-def _read_all(images: list[Path]) -> list[tuple[Path, bytes]]:
+def _require_files(images: list[Path]) -> None:
     absent = [str(image) for image in images if not image.is_file()]
     if absent:
         raise WorkspaceError(f"not a file: {', '.join(absent)}")
-    return [(image, image.read_bytes()) for image in images]

@@ -82,7 +82,7 @@ class DecodedImage:
 def decode_image(
     data: bytes,
     *,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = MOST_PIXELS,
     background: tuple[int, int, int] = WHITE,
     value_range: ValueRange | Literal["own"] | None = None,
     clip: bool = False,
@@ -94,11 +94,12 @@ def decode_image(
 
     Args:
         data: The bytes of the file.
-        max_pixels: Width times height above which nothing is decoded.
+        max_pixels: Width times height above which nothing is decoded; give it wherever bytes are new. What ingest has
+            let in is read without, or a stage would fail on what an earlier one accepted.
         background: Colour under transparency.
         value_range: Which value is white in files deeper than 8 bits. "own" takes the narrowest range that holds the
             file's values. None shifts 16-bit values to 8 and takes floats from 0 to 1, as before there were ranges.
-        clip: Let everything above white be white, however much of the image it is.
+        clip: Let everything above white be white, even where the file is plainly on another scale.
 
     Raises:
         ImageError: With a code and the way out, for everything that cannot be read.
@@ -136,7 +137,7 @@ def prepare_image(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return np.array(canvas)
 
 
-def open_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int, clip: bool = False) -> DecodedImage:
+def open_input(data: bytes, spec: PreprocessSpec, *, max_pixels: int = MOST_PIXELS, clip: bool = False) -> DecodedImage:
     """Return the image as a model of ``spec`` wants it decoded, in its own size; raises ImageError."""
     return decode_image(
         data, max_pixels=max_pixels, background=spec.background, value_range=spec.value_range, clip=clip
@@ -224,7 +225,7 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         raise ImageError(
             "too_large",
             f"the image has {width} x {height} = {width * height} pixels, at most {max_pixels} are read",
-            "scale it down",
+            "scale it down, or raise ingest.max_pixels of the workspace",
         )
     if width < 1 or height < 1:
         raise ImageError("undecodable", f"the header says {width} x {height} pixels", "save the image again")

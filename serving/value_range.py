@@ -17,8 +17,11 @@ INTEGER_BITS = (8, 10, 12, 14, 16)
 FLOAT_WHITES = (1, 255, 1023, 4095, 16383, 65535)
 FLOAT_OVERSHOOT = 1.1
 """Resampled floating-point pixels swing a little over white; this many times white is still white."""
-CLIPPED_SHARE = 0.01
-"""Share of an image's pixels that may be brighter than white: highlights and broken sensor cells, not another scale."""
+BRIGHTER = 4
+"""A scene lit so many times brighter than all of the training is answered with its highlights clipped, and the drift
+watch sees it. What lies beyond is on another scale: such a picture would be white."""
+BEYOND_SHARE = 0.01
+"""Share of an image's values that may lie beyond: highlights and broken sensor cells."""
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0
 OPAQUE = 65535
 
@@ -85,10 +88,10 @@ class DeepValues:
         """Return uint8 (H, W, 3): ``given``'s white is 255, what is brighter is 255 too.
 
         Raises:
-            RangeError: Unless ``clip``, if more than a hundredth of the values is brighter than white.
+            RangeError: Unless ``clip``, if more than a hundredth of the values is over four times as bright as white.
         """
         if not clip:
-            self._check_inside(given)
+            self._check_scale(given)
         if self.is_float:
             levels = np.rint(np.clip(self.values / np.float32(given.float_white), 0, 1) * 255).astype(np.uint8)
         else:
@@ -102,14 +105,14 @@ class DeepValues:
         mixed = colours * opaque + np.array(background, np.uint16) * (255 - opaque)
         return ((mixed + 127) // 255).astype(np.uint8)
 
-    def _check_inside(self, given: ValueRange) -> None:
+    def _check_scale(self, given: ValueRange) -> None:
         white = given.white(is_float=self.is_float)
-        share = float(np.mean(self.values > white * (FLOAT_OVERSHOOT if self.is_float else 1)))
-        if share > CLIPPED_SHARE:
+        share = float(np.mean(self.values >= BRIGHTER * (white + 1)))
+        if share > BEYOND_SHARE:
             raise RangeError(
-                f"{share:.0%} of the values are above {white}, which is white in the images the model learned from; "
-                f"this file reaches {self.peak:g}",
-                "send images as the camera of the training made them, or retrain with images like this one",
+                f"{share:.0%} of the values are more than {BRIGHTER} times {white}, which is white in the images the "
+                f"model learned from; this file reaches {self.peak:g}: it is on another scale",
+                "save it on the scale of the training, or retrain with images like this one",
                 is_outside=True,
             )
 

@@ -19,7 +19,7 @@ from models.licences import read_stated
 from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
-from serving.preprocess import MOST_PIXELS, PreprocessSpec, open_input
+from serving.preprocess import PreprocessSpec, open_input
 from tasks.judgements import count_versions
 from tasks.notes import list_notes
 from tasks.params import load_params
@@ -127,7 +127,7 @@ def _list_training(info: CheckpointInfo) -> dict[str, Any]:
 def _show_samples(home: Workspace, split: pd.DataFrame, spec: PreprocessSpec) -> list[Picture]:
     rows = split[split["part"] == "train"].sort_values(["label", "sha256"]).groupby("label").head(SAMPLES_PER_CLASS)
     hashes = list(rows["sha256"])
-    images = [open_input(image, spec, max_pixels=MOST_PIXELS).pixels for image in read_images(home.dataset, hashes)]
+    images = [open_input(image, spec).pixels for image in read_images(home.dataset, hashes)]
     sources = _find_paths(home, hashes)
     return [
         Picture(pixels, label, source=source)
@@ -143,7 +143,7 @@ def _show_answers(
     for row, image, source in zip(rows, read_images(home.dataset, hashes), _find_paths(home, hashes), strict=True):
         probabilities = answers.probabilities[row]
         best = int(np.argmax(probabilities))
-        pixels = open_input(image, info.preprocess, max_pixels=MOST_PIXELS).pixels
+        pixels = open_input(image, info.preprocess).pixels
         pictures.append(Picture(pixels, labels[test.targets[row]], labels[best], float(probabilities[best]), source))
     return pictures
 

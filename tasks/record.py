@@ -87,7 +87,7 @@ def describe_dataset(home: Workspace, known: Part) -> Descriptors:
         n_train=int(np.sum(known.rows["part"] == "train")),
         classes=len(known.labels),
         imbalance=float(counts.max() / max(1, counts.min())),
-        grey_share=float(np.mean(manifest["mode"].isin(["L", "1", "LA", "I", "I;16", "F"]))),
+        grey_share=float(np.mean(manifest["mode"].isin(["L", "1", "LA", "I", "I;16", "I;16B", "F"]))),
         median_side_px=float(np.median(sizes.min(axis=1))),
         mean_aspect=float(np.mean(sizes.max(axis=1) / sizes.min(axis=1).clip(1))),
     )

@@ -22,7 +22,7 @@ def make_manifest(**counts: int) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["path", "label"], dtype=object)
     frame["sha256"] = [f"{n:064}" for n in range(len(frame))]
-    return frame.assign(source="origin", group=None, given_part=None, width=64, height=48)
+    return frame.assign(source="origin", group=None, given_part=None, width=64, height=48, constant=False)
 
 
 def make_quarantine(count: int) -> list[dict]:
@@ -43,12 +43,12 @@ def test_good_data_pass_every_expectation():
     verdict = validate_dataset(make_manifest(), [], ValidateConfig())
     assert verdict.success
     assert format_failures(verdict) == ""
-    assert verdict.counts == {"images": 120, "distinct": 120, "classes": 2, "quarantined": 0, "expectations": 11}
-    assert [item.count for item in verdict.expectations] == [0] * 11
+    assert verdict.counts == {"images": 120, "distinct": 120, "classes": 2, "quarantined": 0, "expectations": 12}
+    assert [item.count for item in verdict.expectations] == [0] * 12
 
 
 def test_allowed_labels_add_two_expectations():
-    assert validate_dataset(make_manifest(), [], ValidateConfig(labels=("cat", "dog"))).counts["expectations"] == 13
+    assert validate_dataset(make_manifest(), [], ValidateConfig(labels=("cat", "dog"))).counts["expectations"] == 14
 
 
 def test_the_verdict_is_plain_json():
@@ -186,7 +186,7 @@ def test_offenders_of_several_sources_carry_their_source():
 
 def test_the_text_for_people_says_what_failed_how_often_where_and_what_to_do():
     text = format_failures(validate_dataset(make_manifest(cat=60, dog=2), make_quarantine(9), ValidateConfig()))
-    assert text.splitlines()[0] == "2 of 11 expectations failed on 62 images"
+    assert text.splitlines()[0] == "2 of 12 expectations failed on 62 images"
     for part in (
         "decodable: expected at most 1.0%",
         "9 offending",
@@ -215,6 +215,7 @@ def test_real_data_pass_with_the_defaults(shared, name, duplicates):
     entries = list_source(shared / "datasets" / name).entries  # hashed here, not decoded: that would take seconds
     rows = [(e.path, e.label, e.part, hashlib.sha256(e.file.read_bytes()).hexdigest()) for e in entries]
     manifest = pd.DataFrame(rows, columns=["path", "label", "given_part", "sha256"])
-    verdict = validate_dataset(manifest.assign(source="origin", group=None, width=64, height=64), [], ValidateConfig())
+    manifest = manifest.assign(source="origin", group=None, width=64, height=64, constant=False)
+    verdict = validate_dataset(manifest, [], ValidateConfig())
     assert verdict.success, format_failures(verdict)
     assert next(item.count for item in verdict.expectations if item.name == "exact_duplicates") == duplicates

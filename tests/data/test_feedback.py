@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.feedback import choose_for_labelling, collect_feedback
+from data.feedback import choose_for_labelling, collect_feedback, find_extension
 from data.intake import scan_source
 from data.tables import list_table
 
@@ -164,3 +164,15 @@ def test_nothing_new_makes_no_folder(tmp_path: Path) -> None:
     for rows, skip in (([], ()), ([Row("a", "dent", image)], {image}), ([Row("a", "dent", "0" * 64)], ())):
         assert collect_feedback(rows, tmp_path / "images", tmp_path / "into", skip=skip).folder is None
     assert list((tmp_path / "into").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"),
+    [("PNG", ".png"), ("JPEG", ".jpg"), ("MPO", ".jpg"), ("TIFF", ".tif"), ("WEBP", ".webp"), ("GIF", ".gif")],
+)
+def test_the_extension_is_that_of_the_content_however_many_pixels_it_has(kind, extension, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 7)).save(buffer, kind, **({"save_all": True} if kind == "MPO" else {}))
+    assert find_extension(buffer.getvalue()) == extension
+    assert find_extension(b"no image") == ".bin"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from serving.bundle import BundleError, open_bundle, seal_bundle
-from serving.preprocess import PreprocessSpec, load_input
+from serving.preprocess import PreprocessSpec, load_input, open_input
 from serving.runtime import ModelHandle
 from serving.ties import find_turned
 
@@ -181,3 +181,18 @@ def test_golden_answers_that_are_not_numbers_are_refused(tmp_path, make_bundle):
 )
 def test_another_class_is_named_unless_the_two_are_tied(wanted, got, turned):
     assert find_turned(np.array([wanted]), np.array([got]), 1e-3).tolist() == [turned]
+
+
+def test_golden_images_are_read_whatever_the_usual_limit_of_pixels(tmp_path, make_bundle):
+    folder, image = make_bundle(tmp_path / "b"), io.BytesIO()
+    Image.new("RGB", (5200, 4900), (30, 220, 30)).save(image, "PNG")  # more than 25 million
+    spec = open_bundle(folder).info.preprocess
+    assert open_input(image.getvalue(), spec).width == 5200  # as the report shows them
+    batch = load_input(image.getvalue(), spec)[None]
+    said = ModelHandle.open(folder, threads=1).predict(batch).probabilities[0]
+    answers = json.loads((folder / "golden" / "answers.json").read_text())
+    answers[0] |= {"label": "green", "probabilities": said.tolist()}
+    (folder / "golden" / "00.png").write_bytes(image.getvalue())
+    (folder / "golden" / "answers.json").write_text(json.dumps(answers))
+    reseal(folder)
+    assert ModelHandle.open(folder, threads=1).predict(batch).probabilities.argmax() == 1

@@ -156,13 +156,20 @@ def test_an_8_bit_file_is_what_it_was_under_every_range():
 def test_a_file_on_a_wider_scale_than_the_models_is_refused_and_clipped_only_where_asked():
     full = save(GREY.astype(np.uint16) * 257)
     spec = PreprocessSpec(size_px=7, fit="squash", interpolation="bilinear", value_range=ValueRange(integer_bits=12))
-    with pytest.raises(ImageError, match="above 4095") as caught:
+    with pytest.raises(ImageError, match="4 times 4095") as caught:
         load_input(full, spec)
     assert caught.value.code == "out_of_range"
     assert (decode(full, 12, clip=True)[GREY > 15] == 255).all()
 
 
-def test_a_few_values_above_white_are_white():
+def test_a_brighter_scene_is_answered_with_its_highlights_clipped():
+    brighter = decode(save(GREY.astype(np.uint16) * 64), 12)  # four times as bright as 12 bits go
+    assert np.array_equal(brighter[:, :, 0], np.minimum(GREY.astype(int) * 4, 255))
+    with pytest.raises(ImageError):
+        decode(save(GREY.astype(np.uint16) * 65), 12)
+
+
+def test_a_few_values_on_another_scale_are_white():
     deep = np.zeros((20, 20), np.uint16)
     deep[0, :4] = 60_000
     assert (decode(save(deep), 12)[0, :4] == 255).all()
