@@ -12,17 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.admission import Entry, admit
+from models.admission import Entry, SelectionError, admit
 from models.backbones import read_input
-from models.candidates import (
-    SelectionError,
-    SquareFit,
-    describe_preprocess,
-    explain_nobody,
-    list_fits,
-    profile_aspects,
-    sample_rows,
-)
+from models.candidates import SquareFit, describe_preprocess, explain_nobody, list_fits, profile_aspects, sample_rows
 from models.decision import RESAMPLES, decide, describe_candidate, list_columns, list_rivals
 from models.design import count_groups
 from models.device import limit_threads

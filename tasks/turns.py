@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from serving.durable import write_json
+from serving.durable import StorageError, explain_storage, write_json
 from tasks.workspace import Workspace
 
 Work = Literal["make", "watch"]
@@ -62,6 +62,8 @@ def _hold(home: Workspace, work: Work) -> Iterator[dict[str, Any] | None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise WorkspaceBusy(_describe_holder(home, work, _read(note))) from error
+    except PermissionError as error:
+        raise StorageError(explain_storage(error, home.state) or str(error)) from error
     try:
         died = _read(note)
         write_json(note, {"pid": os.getpid(), "command": _command(), "host": socket.gethostname(), "at": time.time()})
