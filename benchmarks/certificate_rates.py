@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import models.torchvision_gap  # noqa: F401
+import serving.silence  # noqa: F401
 
 # isort: split
 import numpy as np

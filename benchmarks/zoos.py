@@ -9,6 +9,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import models.torchvision_gap  # noqa: F401  timm does not import without it
+import serving.silence  # noqa: F401  before timm imports the hub's client, which reads its switches then
+
+# isort: split
 import numpy as np
 import timm
 import torch

@@ -15,6 +15,8 @@ SHOWN = 5
 class ExpectationFault(RuntimeError):  # noqa: N818
     """An expectation that could not be evaluated: a fault of the check, which says nothing about the data."""
 
+    exit_code = None
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

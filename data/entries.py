@@ -19,6 +19,7 @@ SHOWN = 10
 class IntakeError(ValueError):
     """A source that cannot be taken in; ``problems`` holds every one of them, the message the first."""
 
+    exit_code = 2
     title: str | None = None
     """What all problems of a subclass are, in place of their number."""
 

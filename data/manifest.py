@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
 class DatasetError(RuntimeError):
     """A dataset on disk that is missing, damaged or of another shape than this code writes."""
 
+    exit_code = 1
+
 
 def encode_table(table: pa.Table) -> bytes:
     """Return Parquet bytes that depend on the values alone: no pandas metadata, one row group size."""

@@ -16,6 +16,8 @@ Row = dict[str, Any]
 class _Refused(Exception):  # noqa: N818 - becomes a Refusal
     """Carries (reason, detail) out of the functions below."""
 
+    exit_code = None
+
 
 def read_entry(
     entry: Entry, *, max_bytes: int, max_pixels: int, image: bytes | None = None

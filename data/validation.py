@@ -10,6 +10,8 @@ Observed = float | int | list[str]
 class DataValidationError(ValueError):
     """A dataset that failed an expectation; raised by the stage, with the text of ``format_failures``."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True, slots=True)
 class ExpectationVerdict:

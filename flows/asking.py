@@ -1,19 +1,23 @@
 """Ask for the label of image files: the champion in this process, or a running endpoint over HTTP."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data.ingest import IngestConfig
 from serving.preprocess import ImageError, load_input
 from serving.problems import IMAGE_STATUS, ProblemError
 from serving.registry import Registry
-from serving.runtime import ModelHandle
-from tasks.params import load_params
+from tasks.knobs import read_section
 from tasks.workspace import Workspace, WorkspaceError
+
+if TYPE_CHECKING:
+    from data.ingest import IngestConfig
+    from serving.runtime import ModelHandle
 
 
 class AskError(RuntimeError):
     """The endpoint refused or could not be reached."""
+
+    exit_code = 1
 
 
 def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
@@ -27,13 +31,17 @@ def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
         raise WorkspaceError(
             f"{home.root} has no champion; make one with: regraft train --workspace {home.root} --data DIR"
         )
-    limits = load_params(home.params).ingest
     _require_files(images)
+    # Only now, and only this section: the whole of params.yaml comes with torch, which answering needs not.
+    from data.ingest import IngestConfig
+    from serving.runtime import ModelHandle
+
+    limits = read_section(home.params, "ingest", IngestConfig)
     handle = ModelHandle.open(home.models_store / "versions" / champion)
     return [{"image": str(image)} | _ask_handle(handle, image, limits) | {"version": champion} for image in images]
 
 
-def _ask_handle(handle: ModelHandle, image: Path, limits: IngestConfig) -> dict[str, Any]:
+def _ask_handle(handle: "ModelHandle", image: Path, limits: "IngestConfig") -> dict[str, Any]:
     try:
         if (size := image.stat().st_size) > limits.max_bytes:
             problem = f"the file has {size} bytes, at most {limits.max_bytes} are read"

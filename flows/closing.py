@@ -17,6 +17,8 @@ PER_CLASS = 20
 class LoopStuck(RuntimeError):  # noqa: N818 - it is what happened
     """The loop asks for nothing although nothing is settled; the message says what it waits for."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Closed:

@@ -23,7 +23,6 @@ from flows.plant import Plant
 from flows.stack import Server, endpoint_settings, free_port, start_runner, start_server, stop, wait_server
 from serving.durable import write_json
 from serving.process import start_service, stop_service
-from tasks.params import set_params
 from tasks.progress import show_progress
 from tasks.runs import read_runs
 from tasks.watch import EVENT, resource_of
@@ -45,9 +44,13 @@ SETTINGS = {
 class DemoFailed(RuntimeError):  # noqa: N818
     """The loop did not close: the message says where."""
 
+    exit_code = 1
+
 
 class DemoRefused(RuntimeError):  # noqa: N818
     """The gate's honest no: the retrained version is not better, and the message says why."""
+
+    exit_code = 3
 
 
 @dataclass
@@ -143,6 +146,8 @@ def _fresh_workspace(folder: Path) -> Workspace:
     shutil.rmtree(folder, ignore_errors=True)
     marker.parent.mkdir(parents=True)
     marker.touch()
+    from tasks.params import set_params  # torch comes with it: the check above must not wait for that
+
     home = init_workspace(folder)
     set_params(home.params, SETTINGS)
     return home

@@ -1,6 +1,7 @@
 """What Prefect runs by itself: the watch on a schedule, the retraining on a drift event, the training on demand."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from prefect import serve
 from prefect.client.orchestration import get_client
@@ -9,8 +10,9 @@ from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Interval
 
-from flows.naming import FLOWS, name_deployment
+from flows.naming import FLOWS, address_deployment, name_deployment
 from flows.retrain import retrain
+from flows.stack import StackError
 from flows.train import train
 from flows.watch import watch
 from tasks.params import load_params
@@ -61,12 +63,35 @@ def serve_deployments(home: Workspace) -> None:
     """Register the deployments and run what is due, until stopped.
 
     A restart must not end the schedules, so they are not paused at shutdown.
+
+    Raises:
+        StackError: If another workspace has deployments of the same name on this server.
     """
-    _forget_former_names(home)
+    require_own_names(home)
+    forget_former_names(home)
     serve(*build_deployments(home), pause_on_shutdown=False, print_starting_message=False, limit=2)
 
 
-def _forget_former_names(home: Workspace) -> None:
+def require_own_names(home: Workspace) -> None:
+    """Raise StackError if the names of this workspace's deployments are another's: registering would take them over.
+
+    A workspace that was moved finds its own former place in them, where nothing is any more; it keeps its names.
+    """
+    with get_client(sync_client=True) as client:
+        for flow in FLOWS:
+            try:
+                known = client.read_deployment_by_name(address_deployment(home, flow))
+            except ObjectNotFound:
+                continue
+            other = Path(known.parameters.get("workspace", home.root))
+            if other != home.root and (other / "params.yaml").exists():
+                raise StackError(
+                    f"the Prefect server knows {address_deployment(home, flow)} as that of {other}; "
+                    f"give the folder {home.root} another name, or use another server"
+                )
+
+
+def forget_former_names(home: Workspace) -> None:
     """Delete the deployments that an earlier release named after the folder alone: nobody would run their runs."""
     with get_client(sync_client=True) as client:
         for flow in FLOWS:

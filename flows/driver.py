@@ -1,10 +1,9 @@
 """Run a flow on the Prefect server of the workspace if one is up, else as plain functions in this process."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from flows.stack import EXTRA_LOGGERS, read_stack
 from tasks.workspace import Workspace
@@ -35,7 +34,16 @@ def run_flow(home: Workspace, flow: str, **arguments: Any) -> Any:
 
     server = prepare_prefect(home)
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
-    return function(home.root, **arguments) if server else function.fn(Path(home.root), **arguments)
+    if server is None:
+        return function.fn(Path(home.root), **arguments)
+    _leave_the_end_to_us()
+    return function(home.root, **arguments)
+
+
+def _leave_the_end_to_us() -> None:
+    """Keep how a run ended off the terminal, where the command says it once; the server has these records too."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).propagate = False
 
 
 def _find_server(home: Workspace) -> str | None:
@@ -44,7 +52,11 @@ def _find_server(home: Workspace) -> str | None:
 
 
 def _answers(api: str) -> bool:
+    import httpx
+
     try:
-        return httpx.get(f"{api}/health", timeout=2).status_code == 200
+        return httpx.get(f"{api}/health", timeout=10, trust_env=False).status_code == 200
+    except httpx.TimeoutException:
+        return True  # it is there, and busy: a run that passes it by would be missing in its list
     except httpx.HTTPError:
         return False

@@ -22,14 +22,20 @@ PAUSE_S = 0.5
 SILENCE_S = 15.0
 """A run without news for this long is reported with the latest line of its log."""
 LOG_LINES = 12
+LAST_RECORD = "Finished in state"
+LOOKS = 20
 
 
 class FollowError(RuntimeError):
     """The run that is waited for cannot come, or what runs it has ended; the message says which and where to look."""
 
+    exit_code = 1
+
 
 class FlowRunFailed(RuntimeError):  # noqa: N818 - it is what happened to the run
     """The run that was followed failed, crashed or was cancelled; the message has the end of its log."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +226,24 @@ def _await_end(server: ServerApi, run: FlowRun, tell: Tell) -> FlowRun:
 
 
 def _describe_failure(server: ServerApi, deployment: str, run: FlowRun) -> str:
-    log = "\n".join(server.read_log(run.id, LOG_LINES)).splitlines()[-3 * LOG_LINES :]
+    log = "\n".join(_read_whole_log(server, run)).splitlines()[-3 * LOG_LINES :]
     message = run.message.strip() or "no message"
     ended = "\n  ".join(log) or "it wrote none"
     return f"run {run.name} of {deployment} {run.state_name.lower()}: {message}\nIts log ends:\n  {ended}"
+
+
+def _read_whole_log(server: ServerApi, run: FlowRun) -> list[str]:
+    """Return the end of the log once it has come: a run sends its records in batches, the last one as it exits.
+
+    A run that was killed sends no last one: then what is there after some looks at an unchanged log is all there is.
+    """
+    log, unchanged = server.read_log(run.id, LOG_LINES), 0
+    while unchanged < LOOKS and not any(text.startswith(LAST_RECORD) for text in log):
+        time.sleep(PAUSE_S)
+        latest = server.read_log(run.id, LOG_LINES)
+        unchanged = unchanged + 1 if latest == log else 0
+        log = latest
+    return log
 
 
 def _send_what_is_queued() -> None:

@@ -21,6 +21,8 @@ FIRST_SEED = 1_000_000
 class EndpointError(RuntimeError):
     """The endpoint will not answer with the version that is waited for; the message says why."""
 
+    exit_code = 1
+
 
 @dataclass
 class Plant:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.telling import tell_outcome
 from flows.train import judge_version, make_version
 from tasks.collect import RetrainReport, collect
 from tasks.preflight import preflight
@@ -14,6 +15,7 @@ from tasks.workspace import open_workspace
 
 
 @flow(name="retrain", flow_run_name="retrain")
+@tell_outcome
 def retrain(workspace: Path, force: bool = False) -> RetrainReport:
     """Judge the challenger that waits for a verdict, or make a new one from the labels that have come.
 

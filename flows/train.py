@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 
 from data.layout import Layout
+from flows.telling import tell_outcome
 from tasks.certify import certify
 from tasks.evaluate import evaluate
 from tasks.export import export
@@ -33,6 +34,7 @@ from tasks.workspace import Workspace, open_workspace
 
 
 @flow(name="train", flow_run_name="train")
+@tell_outcome
 def train(
     workspace: Path,
     data: Path | None = None,

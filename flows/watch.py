@@ -4,12 +4,14 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.telling import tell_outcome
 from tasks.turns import take_turn
 from tasks.watch import WatchReport, announce_drift, decide_action, judge_traffic
 from tasks.workspace import open_workspace
 
 
 @flow(name="watch", flow_run_name="watch")
+@tell_outcome
 def watch(workspace: Path) -> WatchReport:
     """Judge the latest window; on drift ask for labels, and once there are enough call for a retraining."""
     home = open_workspace(workspace)

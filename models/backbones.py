@@ -29,6 +29,8 @@ WEIGHTS_FILE = "model.safetensors"
 class BackboneError(RuntimeError):
     """A backbone cannot be had or cannot be trusted: absent, damaged, altered, incomplete, not safetensors."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Normalization:

@@ -23,6 +23,8 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 class SelectionError(ValueError):
     """There is nothing to select from, or nothing to select by: the limits or the images leave none."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class AspectProfile:

@@ -32,6 +32,8 @@ HISTORY_FILE = "history.csv"
 class CheckpointError(RuntimeError):
     """A checkpoint folder is incomplete, altered or of another format."""
 
+    exit_code = 1
+
 
 class Classifier(nn.Module):
     """Normalise, backbone, standardise, linear head, temperature. D features, K classes, S pixels a side."""

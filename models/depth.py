@@ -5,6 +5,10 @@ Costs are counted (operations, bytes of activations), never timed, so that a pla
 
 from dataclasses import dataclass
 
+import models.torchvision_gap  # noqa: F401  timm does not import without it
+import serving.silence  # noqa: F401  before timm imports the hub's client, which reads its switches then
+
+# isort: split
 import torch
 from timm.models._manipulate import group_parameters
 from torch import nn

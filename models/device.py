@@ -14,6 +14,8 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 class DeviceError(RuntimeError):
     """The device asked for is not on this machine."""
 
+    exit_code = 2
+
 
 def choose_device(name: DeviceName) -> torch.device:
     """Return the device called ``name``; "auto" takes CUDA when it is there.

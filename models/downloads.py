@@ -24,6 +24,8 @@ ABSENT = (403, 404, 410)
 class DownloadError(RuntimeError):
     """A file could not be had: says the address and the reason; ``absent`` if the server says that it has none."""
 
+    exit_code = 1
+
     def __init__(self, message: str, *, absent: bool = False) -> None:
         super().__init__(message)
         self.absent = absent
@@ -31,6 +33,8 @@ class DownloadError(RuntimeError):
 
 class ServerBusy(Exception):  # noqa: N818  asked again, then a DownloadError
     """The server's answer may be another one in a moment."""
+
+    exit_code = 1
 
 
 def download_file(

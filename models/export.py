@@ -48,6 +48,8 @@ class ExportConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
 class ExportError(RuntimeError):
     """The network could not be written as ONNX."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Parity:
@@ -71,6 +73,8 @@ class Parity:
 
 class ParityError(RuntimeError):
     """The ONNX model does not answer as the torch model does; there must be no bundle. ``parity`` is the verdict."""
+
+    exit_code = 3
 
     def __init__(self, parity: Parity) -> None:
         self.parity = parity

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import models.embedded
+import models.torchvision_gap
+import serving.silence  # noqa: F401  before timm imports the hub's client, which reads its switches then
 from models.backbones import CONFIG_FILE, WEIGHTS_FILE, BackboneError, read_weights
 from models.weight_lock import Pin, check_pin, hash_file, pin_folder
 from models.weight_sources import (
@@ -231,7 +233,7 @@ def list_offers(mirror: str | None = None) -> dict[str, list[str]]:
 
 def describe_failure(name: str, tried: list[tuple[str, str]], store: Path, mirror: str | None) -> str:
     """Say what was tried, why each failed, and which names are near."""
-    import timm  # after models.torchvision_gap, which models.backbones imports
+    import timm
 
     places = {"hub": f"hub {hub_endpoint()}", "store": f"store {store}", "embedded": "embedded in the repository"}
     lines = [f"  {places.get(label, label)}: {reason}" for label, reason in tried]

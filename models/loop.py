@@ -39,6 +39,8 @@ MIN_BATCHNORM_BATCH = 32
 class TrainingDiverged(RuntimeError):  # noqa: N818
     """The loss is not finite any more."""
 
+    exit_code = 1
+
 
 @dataclass
 class TrainingRun:

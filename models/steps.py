@@ -34,6 +34,8 @@ class LearningConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
 class PretrainingDiverged(RuntimeError):  # noqa: N818
     """The loss of the pretraining is not finite any more."""
 
+    exit_code = 1
+
 
 def choose_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """Return the rows of batch ``step``: consecutive pieces of one shuffle per pass over the samples."""

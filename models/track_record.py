@@ -31,6 +31,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 class TrackRecordError(ValueError):
     """The track record cannot be read; the message names the line."""
 
+    exit_code = 2
+
 
 class Descriptors(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What makes data sets alike or unlike, as far as choosing a backbone is concerned."""

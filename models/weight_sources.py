@@ -38,6 +38,8 @@ Agree = Callable[[str], None] | None
 class SourceMiss(Exception):  # noqa: N818  not an error: the next source is asked
     """A source does not have the backbone; the message says why."""
 
+    exit_code = None
+
 
 class SourceFault(SourceMiss):
     """A source gave no answer, so nothing says that it lacks the backbone; the message says what came instead."""

@@ -18,6 +18,8 @@ QUEUE_INPUTS = 256
 class BatcherFullError(RuntimeError):
     """More inputs wait for the model than are taken in, or the service is stopping; try again later."""
 
+    exit_code = None
+
 
 class Batcher:
     """Runs inputs through the handle they were prepared for; one failing input does not touch its neighbours."""

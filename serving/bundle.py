@@ -27,6 +27,8 @@ VERSION_DIGITS = 12
 class BundleError(Exception):
     """A folder that is not the bundle it claims to be; the message lists every problem."""
 
+    exit_code = 2
+
     def __init__(self, folder: Path, problems: list[str]) -> None:
         self.folder, self.problems = folder, problems
         listed = "; ".join(problems)

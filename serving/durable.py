@@ -16,6 +16,8 @@ NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 class StorageError(OSError):
     """The disk does not take a file: the message says which, how much was needed, and what to do."""
 
+    exit_code = 1
+
     def __str__(self) -> str:
         return str(self.args[0])
 

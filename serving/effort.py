@@ -37,6 +37,8 @@ _STRIP_TAGS = frozenset((273, 279, 324, 325))
 class EffortError(ValueError):
     """A file that would take too long to decode: the ``problem``, and ``advice`` on what to do."""
 
+    exit_code = None
+
     def __init__(self, problem: str, advice: str = "save the image again as a plain JPEG or PNG") -> None:
         super().__init__(f"{problem}; {advice}")
         self.problem, self.advice = problem, advice

@@ -16,6 +16,8 @@ from serving.durable import sync_folder
 class RegistryError(Exception):
     """A change that the registry does not allow, or a registry that contradicts itself."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Pointer:

@@ -43,9 +43,13 @@ CREATE INDEX IF NOT EXISTS feedback_id ON feedback (id, number);
 class UnknownPredictionError(LookupError):
     """An id that no answer in the log has."""
 
+    exit_code = None
+
 
 class UnknownLabelError(ValueError):
     """A label that the version which answered does not know; ``allowed`` are those it does."""
+
+    exit_code = None
 
     def __init__(self, label: str, allowed: list[str]) -> None:
         super().__init__(f"{label!r} is not a label of this model; allowed are: {', '.join(allowed)}")
@@ -54,6 +58,8 @@ class UnknownLabelError(ValueError):
 
 class LogOverloadedError(RuntimeError):
     """More answers wait for the log than it takes in; try again later."""
+
+    exit_code = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,8 @@ _RESAMPLING = {
 class ImageError(ValueError):
     """Bytes that do not become pixels: a ``code`` for programs, the ``problem``, and ``advice`` on what to do."""
 
+    exit_code = 2
+
     def __init__(
         self,
         code: Literal["empty", "too_large", "unsupported", "undecodable", "out_of_range", "too_costly"],

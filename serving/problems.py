@@ -17,6 +17,8 @@ IMAGE_STATUS = {
 class ProblemError(Exception):
     """A request that is answered with ``status`` and one JSON object."""
 
+    exit_code = None
+
     def __init__(
         self, status: int, code: str, error: str, advice: str, *, retry_after_s: int | None = None, **details: object
     ) -> None:

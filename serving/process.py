@@ -23,6 +23,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no pro
 class ServiceStartError(RuntimeError):
     """The service did not come up; the message ends with the last lines of its log."""
 
+    exit_code = 1
+
 
 def start_service(
     workspace: Path, port: int, *, host: str = "127.0.0.1", log: Path, settings: dict[str, str] | None = None

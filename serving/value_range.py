@@ -48,6 +48,8 @@ class ValueRange(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
 class RangeError(ValueError):
     """Values without a defined brightness: the ``problem``, and ``advice`` on what to do."""
 
+    exit_code = None
+
     def __init__(self, problem: str, advice: str, *, is_outside: bool = False) -> None:
         super().__init__(f"{problem}; {advice}")
         self.problem, self.advice, self.is_outside = problem, advice, is_outside

@@ -22,6 +22,8 @@ FOLDER = "regraft"
 class RemoteError(RuntimeError):
     """The DVC remote cannot be used; the message says which, why and what to do."""
 
+    exit_code = 1
+
 
 class Depot:
     """The remote of one workspace. Not for several threads."""

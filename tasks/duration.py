@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.params import ParamsError
+from tasks.knobs import ParamsError
 
 UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -42,6 +42,8 @@ class StageRun:
 class GraphError(RuntimeError):
     """A stage cannot run: its inputs are missing or the graph is broken."""
 
+    exit_code = 2
+
 
 def list_stages(home: Workspace) -> list[str]:
     """Return the stage names in the order in which they depend on each other."""

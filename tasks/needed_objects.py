@@ -12,6 +12,8 @@ ReadObject = Callable[[str], bytes | None]
 class UnknownNeedsError(RuntimeError):
     """It cannot be told what a lock needs, so nothing may be removed."""
 
+    exit_code = 1
+
 
 def list_needed(lock: str, read: ReadObject) -> set[str]:
     """Return the MD5 names of all objects that the outputs of a ``dvc.lock`` are made of.

@@ -3,9 +3,7 @@
 Each section is declared beside the function that it configures; here they only come together.
 """
 
-import functools
 import io
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,21 +25,8 @@ from models.selection import SelectConfig
 from models.tuning import FinetuneConfig
 from serving.durable import write_bytes
 from serving.settings import ServeConfig
+from tasks.knobs import RETIRED, ParamsError, explain_problems, pass_over_retired
 from tasks.retention_config import RetentionConfig
-
-logger = logging.getLogger(__name__)
-
-RETIRED = {
-    "gate.guarded": "the old line is always guarded",
-    "gate.resamples": "the interval and its test are computed, not drawn",
-    "gate.seed": "the interval and its test are computed, not drawn",
-    "serve.max_pixels": "ingest.max_pixels is the limit everywhere, also at the endpoint",
-}
-"""Keys that older files may still hold, and what became of them; they are passed over with a word."""
-
-
-class ParamsError(ValueError):
-    """params.yaml does not say what regraft understands; the message lists every problem."""
 
 
 class Params(BaseModel):
@@ -88,7 +73,7 @@ def load_params(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        raise ParamsError(f"{path}: {_explain(error)}") from error
+        raise ParamsError(f"{path}: {explain_problems(error)}") from error
 
 
 def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
@@ -131,46 +116,12 @@ def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
     try:
         _read(text, path)
     except ValidationError as error:
-        raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {_explain(error)}") from error
+        raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {explain_problems(error)}") from error
     return text
 
 
-def parse_assignments(texts: list[str]) -> dict[str, Any]:
-    """Return ``section.key=value`` texts as key and value.
-
-    Raises:
-        ParamsError: If one is malformed.
-    """
-    parsed = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (equals and all(key.strip().split(".")) and "." in key):
-            raise ParamsError(f"--set takes section.key=value, for example finetune.budget_s=60; it got {text!r}")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParamsError(f"--set {text!r}: the value is not YAML: {error}") from error
-    return parsed
-
-
-def _pass_over_retired(content: Any, path: Path) -> Any:
-    """Return what a file says without the keys that are no longer read; each is named once."""
-    for key, instead in RETIRED.items():
-        section, _, name = key.partition(".")
-        group = content.get(section) if isinstance(content, dict) else None
-        if isinstance(group, dict) and name in group:
-            content = {**content, section: {n: value for n, value in group.items() if n != name}}
-            _say_once(f"{path}: {key} = {group[name]} is no longer read; {instead}. Remove the line")
-    return content
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    logger.warning("%s", text)
-
-
 def _read(text: str, path: Path) -> Params:
-    return Params.model_validate(_pass_over_retired(yaml.safe_load(text) or {}, path))
+    return Params.model_validate(pass_over_retired(yaml.safe_load(text) or {}, path))
 
 
 def _assign(document: Any, path: list[str], value: Any) -> None:
@@ -186,10 +137,3 @@ def _dump(editor: YAML, document: Any) -> str:
     buffer = io.StringIO()
     editor.dump(document, buffer)
     return buffer.getvalue()
-
-
-def _explain(error: ValidationError) -> str:
-    problems = [
-        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']} (it is {one['input']!r})" for one in error.errors()
-    ]
-    return "; ".join(problems)

@@ -21,8 +21,8 @@ CODE = {".py", ".pyc"}
 DRIVERS = {
     f"tasks.{name}"
     for name in (
-        "graph", "offer", "params", "pins", "progress", "provenance", "refusals", "repository", "retention_config",
-        "runs", "step", "terms", "turns", "workspace",
+        "graph", "knobs", "offer", "params", "pins", "progress", "provenance", "refusals", "repository",
+        "retention_config", "runs", "step", "terms", "turns", "workspace",
     )
 }  # fmt: skip
 

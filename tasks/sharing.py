@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 class RemoteMovedOnError(RuntimeError):
     """Another copy of the workspace changed the pointer since this one last looked."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:

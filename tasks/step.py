@@ -1,6 +1,7 @@
 """A step is work outside the graph (register, gate, watch): a plain call, or a Prefect task inside a flow run."""
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +17,23 @@ def inside_flow_run() -> bool:
     from prefect.context import FlowRunContext
 
     return FlowRunContext.get() is not None
+
+
+def is_planned(error: BaseException | None) -> bool:
+    """Say whether ``error`` is a stop that its class foresees with an ``exit_code``: its message says all there is."""
+    return getattr(error, "exit_code", None) is not None
+
+
+def silence_planned_stops() -> None:
+    """Let Prefect's loggers of runs drop records with the traceback of a planned stop: the state has its message."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logger = logging.getLogger(name)
+        if _drop_planned not in logger.filters:
+            logger.addFilter(_drop_planned)
+
+
+def _drop_planned(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and is_planned(record.exc_info[1]))
 
 
 def step(function: Callable[P, R] | None = None, **task_options: Any) -> Any:

@@ -26,6 +26,8 @@ Work = Literal["make", "watch"]
 class WorkspaceBusy(RuntimeError):  # noqa: N818 - it is a state, not a fault
     """Another process has the turn; nothing was changed."""
 
+    exit_code = 4
+
 
 @contextmanager
 def take_turn(home: Workspace, work: Work) -> Iterator[None]:

@@ -19,6 +19,8 @@ FROZEN_HEADER = b"sha256,part\n"
 class WorkspaceError(ValueError):
     """The folder is not a workspace, or lacks something a command needs."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from flows.cli.checks import check_teacher, check_training
 from tasks.workspace import init_workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -61,13 +62,15 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train on a folder of labelled images and promote the result if the gate agrees."""
+    home = open_workspace(workspace)
+    check_training(home, data, backbones, assignments or [], time_budget)
     from data.layout import Layout
     from flows.driver import run_flow
     from models.hub import list_mirror
     from tasks.duration import parse_duration
-    from tasks.params import parse_assignments, preview_params
+    from tasks.knobs import parse_assignments
+    from tasks.params import preview_params
 
-    home = open_workspace(workspace)
     layout = Layout(classes_at, groups_at, similar_labels).check()
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
     settings = mirror | parse_assignments(assignments or [])
@@ -142,11 +145,12 @@ def pretrain(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Optimiser steps; with --teacher, of the last phase. Default: the recipe's."),
+        typer.Option(min=1, help="Optimiser steps; with --teacher, of the last phase. Default: the recipe's."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a small backbone from formula-driven images only, with or without a larger one to learn from."""
+    check_teacher(teacher)
     from tasks.pretrain import DistilConfig, PretrainConfig, distil
     from tasks.pretrain import pretrain as run_pretraining
     from tasks.progress import show_progress

@@ -1,5 +1,6 @@
 """Commands that keep running, or talk to what runs: the endpoint, the deployments, the whole stack, the demo."""
 
+import math
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from flows.cli.checks import check_demo_folder, check_images
 from tasks.workspace import open_workspace
 
 HERE = Path()
@@ -31,7 +33,7 @@ def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: Host
         home.root, port, host=host, log=home.logs / "endpoint.log", settings=endpoint_settings(home)
     )
     try:
-        wait_ready(f"http://{host}:{port}", 60, process=service, log=home.logs / "endpoint.log", path="/livez")
+        wait_ready(f"http://{host}:{port}", math.inf, process=service, log=home.logs / "endpoint.log", path="/livez")
         answer({}, False, f"http://{host}:{port}  (Ctrl-C stops; log: {home.logs / 'endpoint.log'})")
         _wait_for_end({"endpoint": service})
     finally:
@@ -48,6 +50,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Name the label of images, by the champion in this process or by a running endpoint; exit code 2 if not of all."""
+    check_images(images)
     from flows.asking import ask_champion, ask_endpoint
 
     answers = ask_endpoint(url, images) if url else ask_champion(open_workspace(workspace), images)
@@ -65,9 +68,9 @@ def predict(
 @app.command(epilog="Example: PREFECT_API_URL=http://127.0.0.1:4200/api regraft deploy --workspace W")
 def deploy(workspace: WorkspaceOption = HERE) -> None:
     """Register train, watch (scheduled) and retrain (on a drift event) with the Prefect server, and run what is due."""
+    home = open_workspace(workspace)
     from flows.driver import prepare_prefect
 
-    home = open_workspace(workspace)
     if prepare_prefect(home) is None:
         raise typer.BadParameter("no Prefect server: start one with `regraft up`, or set PREFECT_API_URL")
     from flows.deployments import serve_deployments
@@ -82,9 +85,11 @@ def up(
     ui_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server and its UI.")] = 4200,
 ) -> None:
     """Start the local stack: Prefect server and UI, schedules and triggers, the endpoint. Ctrl-C stops all of it."""
-    from flows.stack import running_stack
+    from flows.stack import require_free, running_stack
 
     home = open_workspace(workspace)
+    for taken in (port, ui_port):  # both, before the server is started: that takes the better part of a minute
+        require_free(taken)
     _stop_on_signals()
     with running_stack(home, endpoint_port=port, server_port=ui_port) as running:
         addresses = running.addresses
@@ -106,6 +111,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Render a production line, train, serve, let it drift, retrain, swap: the whole loop in under four minutes."""
+    check_demo_folder(workspace)
     from flows.demo import run_demo
 
     _stop_on_signals()

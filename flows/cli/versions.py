@@ -3,14 +3,16 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
 from serving.journal import RegistryError
-from serving.registry import Registry, VersionEntry
-from tasks.workspace import open_workspace
+from tasks.workspace import Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from serving.registry import Registry, VersionEntry
 
 HERE = Path()
 VersionArgument = Annotated[str, typer.Argument(help="A version, or as many of its first digits as make it unique.")]
@@ -19,7 +21,7 @@ VersionArgument = Annotated[str, typer.Argument(help="A version, or as many of i
 @app.command(epilog="Example: regraft models --workspace W --json")
 def models(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
     """List the registered versions, who answers, and the journal of promotions."""
-    registry = Registry(open_workspace(workspace).models_store)
+    registry = _open_registry(open_workspace(workspace))
     pointer = registry.pointer()
     rows = [_row(entry) for entry in registry.versions()]
     result = {"pointer": asdict(pointer), "versions": rows, "journal": [asdict(entry) for entry in registry.journal()]}
@@ -44,7 +46,7 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make a registered version the champion, whatever the gate said; a running endpoint swaps within seconds."""
-    registry = Registry(open_workspace(workspace).models_store)
+    registry = _open_registry(open_workspace(workspace))
     registry.promote(registry.resolve(version), by="command line", reason=reason)
     _answer_pointer(registry, as_json)
 
@@ -59,7 +61,7 @@ def rollback(
 
     A version that was rolled back is not promoted again by a run; `regraft promote` does it by name.
     """
-    registry = Registry(open_workspace(workspace).models_store)
+    registry = _open_registry(open_workspace(workspace))
     before, last = registry.pointer(), registry.last_swap()
     if last is not None and last.action == "rollback":
         raise RegistryError(
@@ -79,10 +81,10 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Check the data, parameters and artifacts of a version out into a new workspace, byte for byte."""
+    home = open_workspace(workspace)
+    full = _open_registry(home).resolve(version)
     from tasks.push import restore as restore_version
 
-    home = open_workspace(workspace)
-    full = Registry(home.models_store).resolve(version)
     restored = restore_version(home, full, into)
     answer({"version": full, "workspace": str(restored.root)}, as_json, f"version {full} is at {restored.root}")
 
@@ -156,7 +158,13 @@ def clean(
     answer({"applied": apply, "bytes": total, "pieces": [p.to_json() for p in pieces]}, as_json, "\n".join(lines))
 
 
-def _row(entry: VersionEntry) -> dict[str, Any]:
+def _open_registry(home: Workspace) -> "Registry":
+    from serving.registry import Registry  # numpy and pydantic come with it, which help and a typo must not wait for
+
+    return Registry(home.models_store)
+
+
+def _row(entry: "VersionEntry") -> dict[str, Any]:
     return {
         "version": entry.version,
         "role": entry.role,
@@ -171,6 +179,6 @@ def _say(row: dict[str, Any]) -> str:
     return f"{row['accuracy']:.4f} on {row['n']} images{groups}"
 
 
-def _answer_pointer(registry: Registry, as_json: bool) -> None:
+def _answer_pointer(registry: "Registry", as_json: bool) -> None:
     pointer = registry.pointer()
     answer(asdict(pointer), as_json, f"champion {pointer.champion}, previous {pointer.previous or '-'}")

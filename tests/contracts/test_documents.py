@@ -14,10 +14,10 @@ from tasks.params import Params, load_params
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 DRIVERS = {
-    "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "lineage", "needed_objects", "notes",
-    "offer", "params", "pending", "pins", "pixels", "preflight", "progress", "provenance", "refusals", "remote_journal",
-    "remote_lines", "remote_versions", "repository", "retention", "retention_config", "runs", "samples", "settle",
-    "sharing", "sources", "step", "summary", "terms", "turns", "workspace",
+    "alarms", "content", "depot", "duration", "graph", "intake", "judgements", "knobs", "lineage", "needed_objects",
+    "notes", "offer", "params", "pending", "pins", "pixels", "preflight", "progress", "provenance", "refusals",
+    "remote_journal", "remote_lines", "remote_versions", "repository", "retention", "retention_config", "runs",
+    "samples", "settle", "sharing", "sources", "step", "summary", "terms", "turns", "workspace",
 }  # fmt: skip
 
 

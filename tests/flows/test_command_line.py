@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.entry import BAD_INPUT, SAID_NO, SPEAKS_FOR_ITSELF, TRY_AGAIN
 from serving.bundle import BundleDraft, open_bundle, seal_bundle
 from serving.registry import Registry
 from tasks.gate import gate
-from tasks.params import ParamsError, load_params, parse_assignments, set_params
+from tasks.knobs import ParamsError, parse_assignments
+from tasks.params import load_params, set_params
 from tasks.promote import promote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +34,6 @@ COMMANDS = [
     "doctor",
     "pretrain",
 ]
-
-
-def test_every_error_that_has_an_exit_code_exists() -> None:
-    floors = ("flows", "tasks", "data", "models", "serving")
-    sources = [path.read_text() for floor in floors for path in (ROOT / floor).rglob("*.py")]
-    classes = set(re.findall(r"^class (\w+)", "\n".join(sources), re.MULTILINE))
-    assert classes >= BAD_INPUT | SAID_NO | SPEAKS_FOR_ITSELF | TRY_AGAIN
 
 
 def test_help_names_every_command_and_each_shows_an_example(run_regraft) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from flows.following import Cause, FlowRunFailed, FollowError, Part, follow_run, now, wait_deployed
 from flows.naming import FLOWS, address_deployment
-from flows.stack import running_server, start_runner, stop
+from flows.stack import StackError, running_server, start_runner, stop
 from tasks.watch import EVENT, resource_of
 from tasks.workspace import Workspace, init_workspace
 
@@ -53,7 +53,7 @@ def test_a_run_that_an_event_makes_is_followed_to_its_end(live: Live) -> None:
     run = follow_run(live.api, address, since, live.parts, tell=told.append, cause=live.cause)
     assert (run.state, run.created >= since) == ("COMPLETED", True)
     assert any(text.startswith("collect completed") for text in told)
-    assert told[-1] == "run is completed"
+    assert (told[-1], run.name) == ("run is completed", "retrain: not enough labels")
 
 
 def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
@@ -62,8 +62,23 @@ def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
     found = httpx.get(f"{live.api}/deployments/name/{address}", timeout=60).json()
     scheduled = {"state": {"type": "SCHEDULED"}}
     httpx.post(f"{live.api}/deployments/{found['id']}/create_flow_run", json=scheduled, timeout=60).raise_for_status()
-    with pytest.raises(FlowRunFailed, match=r"(?s)failed: .*lacks data/store/intake.json.*Its log ends:.*intake.json"):
+    with pytest.raises(FlowRunFailed, match=r"(?s)failed: stage ingest in .*Its log ends:.*intake.json") as caught:
         follow_run(live.api, address, since, live.parts, tell=lambda text: None)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_planned_stop_is_one_message_in_the_terminal_and_the_first_line_of_the_state(live: Live, run_regraft) -> None:
+    # Without a lock the command would see at a glance that there is nothing to train on.
+    (live.home.root / "dvc.lock").write_text('schema: "2.0"\nstages: {}\n')
+    arguments = ["train", "--workspace", str(live.home.root)]
+    result = run_regraft(*arguments, environment={"PREFECT_API_URL": live.api})
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("forecast")]
+    assert (result.returncode, len(lines)) == (2, 1), result.stderr
+    failed = {"state": {"type": {"any_": ["FAILED"]}}}
+    query = {"flow_runs": failed, "sort": "START_TIME_DESC", "limit": 1}
+    runs = httpx.post(f"{live.api}/flow_runs/filter", json=query, timeout=60).json()
+    assert f"regraft: {runs[0]['state']['message']}" == lines[0]
+    assert (runs[0]["state_type"], runs[0]["name"][:24]) == ("FAILED", "train: bad input, stage ")
 
 
 def test_an_event_that_no_automation_answers_is_not_waited_for(live: Live) -> None:
@@ -105,3 +120,22 @@ def test_without_a_runner_nothing_is_waited_for(live: Live, tmp_path: Path) -> N
 def test_the_deployments_of_a_workspace_can_be_told_apart(live: Live) -> None:
     listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=60).json()
     assert sorted(row["name"] for row in listed) == sorted(f"w-{flow}" for flow in FLOWS)
+
+
+def test_names_of_an_earlier_release_go_and_names_of_another_workspace_stay(live: Live, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.deployments import forget_former_names, require_own_names
+
+    namesake = init_workspace(tmp_path / "w")
+    found = httpx.get(f"{live.api}/deployments/name/{address_deployment(live.home, 'train')}", timeout=60).json()
+    for name, home in (("w", live.home), ("x", live.home)):
+        former = {"name": name, "flow_id": found["flow_id"], "parameters": {"workspace": str(home.root)}}
+        httpx.post(f"{live.api}/deployments/", json=former, timeout=60).raise_for_status()
+    with temporary_settings({PREFECT_API_URL: live.api}):
+        forget_former_names(live.home)
+        require_own_names(live.home)
+        with pytest.raises(StackError, match=f"train/w-train as that of {live.home.root}"):
+            require_own_names(namesake)
+    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=60).json()
+    assert sorted(row["name"] for row in listed) == ["w-retrain", "w-train", "w-watch", "x"]
