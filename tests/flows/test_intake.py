@@ -1,5 +1,6 @@
 """What enters the graph: the origin, batches of feedback, and the rows that are decided already."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,15 @@ from subprocess import CompletedProcess
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from data.classes import LostClassError, UntaughtClassError
+from data.entries import IntakeError
+from data.ingest import IngestConfig, ingest_sources
 from data.intake import read_intake, write_intake
 from data.layout import Layout, LayoutQuestion
+from data.manifest import read_manifest
 from flows.train import train
 from tasks import intake as intake_step
 from tasks import sources
@@ -286,3 +291,99 @@ def test_the_flow_takes_what_the_command_says() -> None:
     given = {"workspace": Path("w"), "layout": Layout(classes_at=2, alike="merge"), "allow_lost": ("owl",)}
     taken = train.validate_parameters(given)
     assert (taken["layout"], taken["allow_lost"]) == (given["layout"], ("owl",))
+
+
+def read_in(home: Workspace) -> dict[str, bytes]:
+    """Do what a training does with the sources, and leave the lock that says so; return the data set."""
+    ingest_sources(read_intake(home.intake), home.dataset, IngestConfig())
+    md5 = hashlib.md5(home.intake.read_bytes()).hexdigest()
+    lock = {"stages": {"ingest": {"deps": [{"path": "data/store/intake.json", "md5": md5}]}}}
+    (home.root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    return {str(path): path.read_bytes() for path in sorted(home.dataset.rglob("*")) if path.is_file()}
+
+
+def held(home: Workspace) -> set[tuple[str, str]]:
+    rows = read_manifest(home.dataset)
+    return set(zip(rows["source"], rows["path"], strict=True))
+
+
+def kinds(home: Workspace) -> list[str]:
+    return [source.kind for source in read_intake(home.intake)]
+
+
+def test_a_training_goes_on_with_the_data_set_when_the_folder_is_gone(home, folder, tmp_path, caplog) -> None:
+    take_in(home, folder)
+    before = read_in(home)
+    folder.rename(tmp_path / "moved")
+    rescan(home)
+    assert kinds(home) == ["stored"]
+    assert f"{folder} is not there" in caplog.text
+    assert read_in(home) == before
+    rescan(home)
+    (tmp_path / "moved").rename(folder)
+    rescan(home)
+    assert kinds(home) == ["folder"]
+    assert read_in(home) == before
+
+
+def test_a_training_refuses_a_folder_that_is_there_and_empty(home, folder) -> None:
+    take_in(home, folder)
+    read_in(home)
+    shutil.rmtree(folder)
+    folder.mkdir()  # a disk that is not mounted
+    with pytest.raises(IntakeError, match="no class folder"):
+        rescan(home)
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty", "one file", "one class"])
+def test_a_retraining_loses_no_image_whatever_became_of_the_folder(home, folder, caplog, lost) -> None:
+    take_in(home, folder)
+    read_in(home)
+    before = held(home)
+    if lost == "one file":
+        (folder / "ants" / "1.png").unlink()
+    else:
+        shutil.rmtree(folder if lost != "one class" else folder / "ants")
+    if lost == "empty":
+        folder.mkdir()
+    add_batch(home, make_batch(home, "one"), keep=set())
+    read_in(home)
+    assert kinds(home) == ["stored", "manifest"]
+    assert held(home) == before | {("one", "one.png")}
+    assert "going on with the data set" in caplog.text
+
+
+def test_a_retraining_reads_what_is_new_in_the_folder(home, folder) -> None:
+    take_in(home, folder)
+    read_in(home)
+    draw(folder / "ants" / "new.png", 9)
+    add_batch(home, make_batch(home, "one"), keep=set())
+    read_in(home)
+    assert ("origin", "ants/new.png") in held(home)
+    assert kinds(home) == ["folder", "manifest"]
+
+
+def test_batches_that_a_clone_lacks_come_from_the_data_set(home, folder) -> None:
+    take_in(home, folder)
+    add_batch(home, make_batch(home, "one"), keep=set())
+    before = read_in(home)
+    shutil.rmtree(home.feedback)
+    rescan(home)
+    assert kinds(home) == ["folder", "stored"]
+    assert read_in(home) == before
+    take_in(home, folder)
+    assert names(home) == ["origin", "one"]
+    add_batch(home, make_batch(home, "two"), keep={"one"})
+    read_in(home)
+    assert {("one", "one.png"), ("two", "two.png")} <= held(home)
+
+
+def test_an_origin_that_was_named_but_never_read_is_not_replaced_by_the_one_before(home, folder, tmp_path) -> None:
+    take_in(home, folder)
+    read_in(home)
+    for label in ("ants", "bees"):
+        draw(tmp_path / "other" / label / "other.png", 3)
+    take_in(home, tmp_path / "other")  # killed here, before it was read
+    add_batch(home, make_batch(home, "one"), keep=set())
+    read_in(home)
+    assert held(home) == {("origin", "ants/other.png"), ("origin", "bees/other.png"), ("one", "one.png")}
