@@ -30,8 +30,11 @@ def _append(path: Path, lines: Sequence[bytes]) -> None:
     with path.open("ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(b"".join(line + b"\n" for line in lines))
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        joint = b"\n" if decode_lines([data[whole:]]) else b""  # a line that lost only its end keeps its content
+        file.truncate(len(data) if joint else whole)
+        file.write(joint + b"".join(line + b"\n" for line in lines))
         file.flush()
         os.fsync(file.fileno())
     if is_new:

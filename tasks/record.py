@@ -31,7 +31,8 @@ def refresh_known_runs(home: Workspace) -> int:
     """Do what ``recall`` does, also outside of a run: a forecast must see what ``select`` will see."""
     dataset = hash_dataset(home)
     records = [record for record in read_records(find_record(home)) if record.dataset != dataset]
-    text = "".join(record.model_dump_json() + "\n" for record in records).encode()
+    # In an order of their own: copies of a workspace got them from each other in different ones.
+    text = "".join(sorted(record.model_dump_json() + "\n" for record in records)).encode()
     if not home.known_runs.exists() or home.known_runs.read_bytes() != text:
         write_bytes(home.known_runs, text)
     return len(records)

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from serving.lines import append_lines, read_lines
+from serving.lines import append_lines, decode_lines, read_lines
 from tasks.depot import Depot
 
 FOLDER = "lines"
@@ -29,9 +29,15 @@ def put_lines(depot: Depot, path: Path) -> int:
 
 def get_lines(depot: Depot, path: Path) -> int:
     """Append the lines that only the remote has to ``path``; return how many."""
-    missing = sorted(_read_remote(depot, path)[1] - set(read_lines(path)))
+    missing = sorted(_read_remote(depot, path)[1] - set(read_lines(path)), key=_date)
     append_lines(path, missing)
     return len(missing)
+
+
+def _date(line: bytes) -> tuple[float, bytes]:
+    """Return what orders lines by the time that they name, if they name one."""
+    at = next((found.get("at") for found in decode_lines([line])), None)
+    return (float(at) if isinstance(at, int | float) else 0.0, line)
 
 
 def _folder(path: Path) -> str:

@@ -1,5 +1,6 @@
 """No setting of a user or a machine makes a workspace impossible, and what would fail at the end fails at the start."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from serving.bundle import REQUIRED_FILES, seal_bundle
 from serving.durable import StorageError
+from serving.registry import Registry
 from tasks.depot import RemoteError
 from tasks.graph import drive_stage
 from tasks.pins import pin_settings
@@ -172,3 +175,42 @@ def test_the_command_names_the_missing_extra_first(tmp_path: Path, run_regraft, 
     assert "pip install 'regraft[s3]'" in result.stderr
     assert "This is a fault" not in result.stderr
     assert not home.intake.exists()
+
+
+def test_a_second_rollback_is_refused_and_says_what_it_would_have_done(tmp_path: Path, run_regraft) -> None:
+    home = init_workspace(tmp_path / "w")
+    registry = Registry(home.models_store)
+    first, second = (registry.register(seal_tiny_bundle(tmp_path / name)) for name in ("one", "two"))
+    registry.promote(first, "a", "b")
+    registry.promote(second, "a", "b")
+    done = run_regraft("rollback", "--workspace", str(home.root))
+    assert done.returncode == 0
+    assert f"from {second} to {first}" in done.stdout
+    again = run_regraft("rollback", "--workspace", str(home.root))
+    assert again.returncode == 2
+    assert f"would bring {second} back" in again.stderr
+    assert registry.pointer().champion == first
+
+
+def seal_tiny_bundle(folder: Path) -> Path:
+    for name in REQUIRED_FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} of {folder.name}")
+    spec = {"size_px": 32, "fit": "squash", "interpolation": "bicubic"}
+    backbone = {"name": "n", "sha256": None, "licence": None, "source": None}
+    seal_bundle(folder, {"name": "n", "labels": ["a"], "preprocess": spec, "backbone": backbone, "embedding_dims": 2})
+    return folder
+
+
+def test_the_doctor_tells_sizes_and_tries_the_remote(tmp_path: Path, run_regraft) -> None:
+    home = init_workspace(tmp_path / "w", remote=str(tmp_path / "remote"))
+    home.features.mkdir(parents=True)
+    (home.features / "a.npy").write_bytes(bytes(3 * 2**20))
+    told = json.loads(run_regraft("doctor", "--workspace", str(home.root), "--json").stdout)
+    assert told["mib"]["cache"] == 3.0
+    assert told["problems"] == []
+    shutil.rmtree(tmp_path / "remote")
+    (tmp_path / "remote").write_text("a file")
+    found = run_regraft("doctor", "--workspace", str(home.root))
+    assert found.returncode == 1
+    assert str(tmp_path / "remote") in found.stdout

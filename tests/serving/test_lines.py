@@ -20,6 +20,13 @@ def test_a_torn_line_does_not_swallow_the_next(tmp_path):
     assert decode_lines(read_lines(path)) == [{"n": 1}, {"n": 3}, {"n": 4}]
 
 
+def test_a_line_that_lost_only_its_end_keeps_its_content(tmp_path):
+    path = tmp_path / "l.jsonl"
+    path.write_bytes(b'{"n": 1}')
+    append_lines(path, [encode_line({"n": 2})])
+    assert decode_lines(read_lines(path)) == [{"n": 1}, {"n": 2}]
+
+
 def test_many_writers_lose_no_line(tmp_path):
     path = tmp_path / "l.jsonl"
     threads = [
