@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from flows.cli.checks import check_teacher, check_training
+from flows.cli.checks import check_stage, check_teacher, check_training
 from tasks.workspace import init_workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -97,9 +97,11 @@ def stage(
     workspace: WorkspaceOption = HERE,
 ) -> None:
     """Run one stage of the graph; `dvc repro` calls this."""
+    home = open_workspace(workspace)
+    check_stage(home, name)
     from tasks.graph import run_stage_alone
 
-    run_stage_alone(open_workspace(workspace), name)
+    run_stage_alone(home, name)
 
 
 @app.command(epilog="Example: regraft watch --workspace W --json")

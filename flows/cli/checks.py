@@ -38,6 +38,15 @@ def check_training(
         raise WorkspaceError(f"{home.root} knows no images yet; give it some with: regraft train --data DIR")
 
 
+def check_stage(home: "Workspace", name: str) -> None:
+    """Raise WorkspaceError if the graph of the workspace has no stage ``name``."""
+    import yaml
+
+    stages = list(yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"])
+    if name not in stages:
+        raise WorkspaceError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(stages)}")
+
+
 def check_teacher(teacher: Path | None) -> None:
     """Raise WorkspaceError if the folder of the teacher is not there."""
     if teacher is not None and not teacher.expanduser().is_dir():
