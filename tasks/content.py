@@ -87,7 +87,6 @@ def _list_checks(
     held = sum(one["success"] for one in validation["expectations"])
     return [
         f"{held} expectations on the data hold.",
-        *validation.get("remarks", []),
         f"Backbone: {selection['reason']}",
         f"Licence of the backbone: {read_stated(info.backbone.licence).describe()}.",
         f"Training: {info.reason}.",

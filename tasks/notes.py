@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-NO_LICENCE = ("", "unknown", "other", "none")
+from models.licences import read_stated
 
 
 def list_notes(summary: Mapping[str, Any], validation: Mapping[str, Any], backbone: Mapping[str, Any]) -> list[str]:
@@ -20,11 +20,7 @@ def list_notes(summary: Mapping[str, Any], validation: Mapping[str, Any], backbo
         notes.append(
             f"{copies} of {summary['images']} images are exact copies of another one; each content counts once."
         )
-    licence = str(backbone.get("licence") or "")
-    if licence.strip().lower() in NO_LICENCE:
-        named = f'says only "{licence}"' if licence else "does not say"
-        notes.append(
-            f"Backbone {backbone.get('name')}: its source {named} under which licence it may be used; find out before "
-            "the model is."
-        )
+    licence = read_stated(str(backbone.get("licence") or "unknown"))
+    if licence.leaves_open or "non-commercial" in licence.traits:
+        notes.append(f"Backbone {backbone.get('name')}: its licence is {licence.describe()}; see that you may use it.")
     return list(dict.fromkeys(notes))

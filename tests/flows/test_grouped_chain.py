@@ -49,5 +49,7 @@ def test_notes_are_gathered_from_every_stage_that_left_some():
     notes = list_notes(summary, validation, {"name": "net.a", "licence": "other"})
     assert notes[:2] == ["without the class reel", "2 images are black"]
     assert "2 of 12 images are exact copies" in notes[2]
-    assert 'says only "other"' in notes[3] and len(notes) == 4
+    assert "its licence is other (one of its own: read it)" in notes[3] and len(notes) == 4
+    forbidden = list_notes({}, {}, {"name": "net.a", "licence": "CC BY-NC 4.0"})
+    assert "CC-BY-NC-4.0" in forbidden[0]
     assert list_notes({"images": 3, "distinct": 3}, {"success": True}, {"name": "net.a", "licence": "mit"}) == []
