@@ -195,6 +195,8 @@ def _describe(report: "TrainReport", workspace: Path) -> str:
     table.add_row("test images", f"{test['n']}{groups}; every class weighs alike in verdicts: balanced accuracy")
     for name in ("accuracy", "balanced_accuracy"):
         table.add_row(f"test {name}", f"{test[name]:.3f}  [{test[f'{name}_low']:.3f}, {test[f'{name}_high']:.3f}]")
+    if before := report.gate.get("judged_before"):
+        table.add_row("judged before", f"{before} other versions by the same test part; new test images judge afresh")
     table.add_row("certificate", report.certificate.get("reason", "none"))
     table.add_row("onnx against torch", f"max |Δp| {report.parity['max_abs_diff']:.1e}")
     table.add_row("stages", ", ".join(f"{run.name} {run.state} {run.seconds:.1f} s" for run in report.stages))
