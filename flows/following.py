@@ -22,7 +22,6 @@ PAUSE_S = 0.5
 SILENCE_S = 15.0
 """A run without news for this long is reported with the latest line of its log."""
 LOG_LINES = 12
-LAST_RECORD = "Finished in state"
 LOOKS = 20
 
 
@@ -238,12 +237,12 @@ def _read_whole_log(server: ServerApi, run: FlowRun) -> list[str]:
     A run that was killed sends no last one: then what is there after some looks at an unchanged log is all there is.
     """
     log, unchanged = server.read_log(run.id, LOG_LINES), 0
-    while unchanged < LOOKS and not any(text.startswith(LAST_RECORD) for text in log):
+    while unchanged < LOOKS and not server.has_whole_log(run.id):
         time.sleep(PAUSE_S)
         latest = server.read_log(run.id, LOG_LINES)
         unchanged = unchanged + 1 if latest == log else 0
         log = latest
-    return log
+    return server.read_log(run.id, LOG_LINES)
 
 
 def _send_what_is_queued() -> None:

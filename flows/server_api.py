@@ -81,9 +81,19 @@ class ServerApi:
 
     def read_log(self, run_id: str, lines: int) -> list[str]:
         """Return the last ``lines`` messages of a run's log, the oldest first."""
+        return [row["message"] for row in self._read_records(run_id, lines)]
+
+    def has_whole_log(self, run_id: str) -> bool:
+        """Say whether the last record of a run has come; its tasks write the same words under another name."""
+        return any(
+            row["name"] == "prefect.flow_runs" and row["message"].startswith("Finished in state")
+            for row in self._read_records(run_id, 5)
+        )
+
+    def _read_records(self, run_id: str, count: int) -> list[dict[str, Any]]:
         wanted = {"flow_run_id": {"any_": [run_id]}}
-        rows = self._ask("POST", "/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_DESC", "limit": lines}).json()
-        return [row["message"] for row in reversed(rows)]
+        rows = self._ask("POST", "/logs/filter", {"logs": wanted, "sort": "TIMESTAMP_DESC", "limit": count}).json()
+        return list(reversed(rows))
 
     def read_events(self, since: datetime) -> list[dict[str, Any]]:
         """Return ours and the automations' events that happened after ``since``."""
