@@ -30,7 +30,7 @@ from tasks.workspace import Workspace, WorkspaceError, init_workspace
 
 PER_CLASS = 120
 SETTINGS = {
-    "finetune.budget_s": 25,
+    "finetune.budget_s": 8,
     "certify.arm_s": 0.5,
     "certify.max_images": 100,
     "certify.sizes": [0.5, 1.0],
