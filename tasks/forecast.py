@@ -100,8 +100,8 @@ def _tell(told: Forecast) -> Forecast:
 class _Prospect:
     """Everything that a forecast is made from, gathered once."""
 
-    def __init__(self, home: Workspace, data: Path | None, layout: Layout | None = None) -> None:
-        self.home, self.notes, self.layout = home, list[str](), layout or Layout()
+    def __init__(self, home: Workspace, data: Path | None) -> None:
+        self.home, self.notes = home, list[str]()
         self.params = load_params(home.params)
         listed = self._try("the images could not be listed", lambda: self._list(data))
         self._entries, self._known = listed or ([], False)
@@ -190,9 +190,9 @@ class _Prospect:
     def _list(self, data: Path | None) -> tuple[list[Entry], bool]:
         """Return all listed files, and whether they are those that the workspace knows already."""
         sources = read_intake(self.home.intake) if self.home.intake.exists() else []
-        known = {source.path: self.layout.over(source.layout) for source in sources}
+        known = {source.path: source.layout for source in sources}
         wanted = data.expanduser().resolve() if data else None
-        read = known if wanted is None or wanted in known else {wanted: self.layout}
+        read = known if wanted is None or wanted in known else {wanted: Layout()}
         return [entry for path, layout in read.items() for entry in list_source(path, layout).entries], read is known
 
     def _count(self) -> tuple[tuple[tuple[GroupWork, ...], ...], list[PreprocessSpec]]:
