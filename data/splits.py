@@ -37,7 +37,7 @@ class SplitConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     """Share of the images used to choose between models; of train and validation together where a test part is given,
     in the same proportion."""
     test_share: float = Field(0.2, gt=0, lt=1)
-    """Share of the images that no choice ever sees."""
+    """Share of the images that judge and teach nothing."""
     seed: int = Field(0, ge=0)
     """Another seed is another split of the images that are not decided yet."""
     random_test_share: float = Field(0.5, gt=0, lt=1)
