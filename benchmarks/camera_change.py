@@ -103,7 +103,7 @@ def play(folder: Path, name: str, change: Change) -> dict[str, Any]:
             row["reason"] = closed.judgement.reason
             compare_truly(home, made.version, closed.judgement.version, plant, row)
         except LoopStuck as error:
-            row |= {"decision": "open", "labels": len(plant.truth), "looks": 0, "reason": str(error), "wrong": False}
+            row |= {"decision": "open", "reason": f"undecided so far; {error}", "wrong": False}
         finally:
             stop_service(service)
         sys.stderr.write(json.dumps(row) + "\n")
