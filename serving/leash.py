@@ -85,8 +85,8 @@ def main() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: asked once more, it would end with another code
-        if os.getppid() != starter:
-            _kill(_list_descendants(os.getpid()))
+        # Also when the module ended by itself: it may have seen its input close before the starter was seen to be gone.
+        _kill(_list_descendants(os.getpid()))
 
 
 if __name__ == "__main__":

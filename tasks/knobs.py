@@ -55,7 +55,11 @@ def parse_assignments(texts: list[str]) -> dict[str, Any]:
 
 
 def require_known(keys: Iterable[str]) -> None:
-    """Raise ParamsError if one of ``keys`` names no knob; the parameters of a new workspace hold every one."""
+    """Raise ParamsError if none of ``keys`` names a knob; the parameters of a new workspace hold every one.
+
+    Where some do, their values may be wrong too: whoever checks those names all problems at once.
+    """
+    keys = list(keys)
     written = yaml.safe_load(resources.files("tasks").joinpath("blueprint", "params.yaml").read_text())
     known = set(_list_keys(written))
     problems = []
@@ -65,7 +69,7 @@ def require_known(keys: Iterable[str]) -> None:
         elif key not in known and not any(key.startswith(f"{one}.") for one in known):
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             problems.append(f"{key}: there is no such key in params.yaml{f'; is it {near[0]}?' if near else ''}")
-    if problems:
+    if problems and len(problems) == len(keys):
         raise ParamsError("; ".join(problems))
 
 
