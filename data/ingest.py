@@ -10,7 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,14 +89,14 @@ def ingest_sources(
     check_sources(sources)
     temporary = _make_room(into)
     try:
-        listings, stock = [_list_again(source, into) for source in sources], Stock(into, known)
+        listings, stock = [_pass_over(source, _list_again(source, into)) for source in sources], Stock(into, known)
         _check_space(into, sum(entry.size for listing in listings for entry in listing.entries))
         rows, quarantined = _read_all(sources, listings, temporary, config, stock, progress)
         _check_readable(sources, len(rows), quarantined, config.max_unreadable_share)
         corrections = correct_labels(rows)
         refused = [asdict(item) for item in quarantined]
         ignored = {source.name: dict(listing.ignored) for source, listing in zip(sources, listings, strict=True)}
-        told = describe_sources(sources, listings)
+        told = describe_sources(sources, listings, corrections)
         summary = summarise_dataset(rows, refused, ignored, told, settle_brightness(rows))
         write_manifest(temporary, rows)
         write_json(temporary / "quarantine.json", refused)
@@ -150,6 +150,11 @@ def _list_again(source: Source, dataset: Path) -> Listing:
     if fingerprint_listing(source.path, listing) != source.fingerprint:
         logger.warning("source %s changed since it was taken in; the next scan will notice it again", source.name)
     return listing
+
+
+def _pass_over(source: Source, listing: Listing) -> Listing:
+    """Return the listing without the images of classes that the source is to go without."""
+    return replace(listing, entries=[entry for entry in listing.entries if entry.label not in source.without])
 
 
 def _make_room(into: Path) -> Path:

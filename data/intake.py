@@ -30,7 +30,8 @@ class Source:
 
     ``fingerprint`` is the SHA-256 of the sorted (path, size, modification time) of its files and of a manifest's bytes.
     ``layout`` is how it was read, ``empty`` says why each class that it names without an image has none, ``allowed``
-    are the classes whose loss the user allowed by name, ``notes`` what to tell about it for as long as it is known.
+    are the classes whose loss the user allowed by name, ``notes`` what to tell about it for as long as it is known,
+    ``without`` the labels whose images are passed over because the origin has no such class any more.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Source:
     empty: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 def scan_source(path: Path, name: str, layout: Layout | None = None, known: Collection[str] = ()) -> Source:
@@ -169,6 +171,6 @@ def _read_source(row: dict[str, Any]) -> Source:
     """Return one source of the file; those written before a field existed have its default."""
     layout = row.get("layout") or {}
     pairs = tuple((name, label) for name, label in layout.get("spellings", ()))
-    lists = {name: tuple(row[name]) for name in ("labels", "allowed", "notes") if name in row}
+    lists = {name: tuple(row[name]) for name in ("labels", "allowed", "notes", "without") if name in row}
     changed = {"path": Path(row["path"]), "layout": Layout(**{**layout, "spellings": pairs})}
     return Source(**{**row, **lists, **changed})

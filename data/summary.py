@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.brightness import DIM, list_dim
+from data.corrections import Correction
 from data.entries import Listing
 from data.intake import Source
 from serving.value_range import ValueRange, fit_range
 
 Counts = dict[str, int]
 SHOWN_PAIRS = 100
+SHOWN_CORRECTIONS = 5
 NAMED = 5
 
 
@@ -67,7 +69,9 @@ class Told:
     notes: list[str]
 
 
-def describe_sources(sources: Sequence[Source], listings: Sequence[Listing]) -> Told:
+def describe_sources(
+    sources: Sequence[Source], listings: Sequence[Listing], corrections: Sequence[Correction] = ()
+) -> Told:
     """Return the classes that the sources name, those that may be lost, and what there is to tell."""
     named = {label: "" for source in sources for label in source.labels}
     for listing in listings:
@@ -76,6 +80,10 @@ def describe_sources(sources: Sequence[Source], listings: Sequence[Listing]) -> 
         named |= {label: why for label, why in listing.empty.items() if label not in named}
     notes = [note for source in sources for note in source.notes]
     notes += [note for listing in listings for note in listing.notes]
+    if corrections:
+        shown = ", ".join(f"{one.path}: {one.was} -> {one.now}" for one in corrections[:SHOWN_CORRECTIONS])
+        more = f" and {len(corrections) - SHOWN_CORRECTIONS} more" if len(corrections) > SHOWN_CORRECTIONS else ""
+        notes.append(f"what production said of these images stands above their label: {shown}{more}")
     allowed = sorted({label for source in sources for label in source.allowed})
     return Told(dict(sorted(named.items())), allowed, notes)
 

@@ -1,7 +1,7 @@
 """START HERE. From a folder of images to the version that answers: what happens, in the order in which it happens."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,16 @@ def train(
         time_budget_s: Seconds within which the run should end.
     """
     home = open_workspace(workspace)
-    asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s)
+    said = {name: value for name, value in asdict(layout or Layout()).items() if value}
+    asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s, tuple(allow_lost), said)
     with take_turn(home, "make"):
         preflight(home)
         with hold_terms(home, asked) as terms:
+            read_as = Layout(**terms.layout)
             if terms.data is None:
-                rescan(home, layout, allow_lost)
+                rescan(home, read_as, terms.allow_lost)
             else:
-                take_in(home, Path(terms.data), layout, allow_lost)
+                take_in(home, Path(terms.data), read_as, terms.allow_lost)
             forecast = foresee(home, None, terms.time_budget_s)
             return replace(make_version(home, by), forecast=forecast.to_json())
 

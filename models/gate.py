@@ -236,7 +236,7 @@ def _decide(questions: list[Question], config: GateConfig) -> tuple[Decision, st
         said = f"it forgets: {guard.champion:.4f} fell to {guard.challenger:.4f}, {describe_question(guard)}"
         return "keep", f"the challenger is not promoted: {said}, more than the {config.max_forgetting:.4f} allowed"
     if gain.finding == "cannot be told":
-        same = f"both answer alike on {gain.n} test images of the {gain.asked}" if gain.wins + gain.losses == 0 else ""
+        same = f"both answer alike on {_name_images(gain)}" if gain.wins + gain.losses == 0 else ""
         effect = max(abs(gain.difference), config.smallest_gain)
         told = same or f"the difference {shown} is not told from 0"
         return "undecided", f"{told}: about {gain.needed} more would settle a difference of {effect:.4f}"
@@ -254,10 +254,13 @@ def _decide(questions: list[Question], config: GateConfig) -> tuple[Decision, st
 
 def describe_question(question: Question) -> str:
     """Return difference, interval and what they rest on, in words."""
-    images = f"{question.n} test images of the {question.asked}" if "line" in question.asked else f"{question.n} images"
-    images += f" ({question.groups} groups)" if question.groups < question.n else ""
     figures = f"{question.difference:+.4f} [{question.low:+.4f}, {question.high:+.4f}]"
-    return f"{figures} on {images} (p {question.p_value:.3g}, {question.confidence:.4g} interval)"
+    return f"{figures} on {_name_images(question)} (p {question.p_value:.3g}, {question.confidence:.4g} interval)"
+
+
+def _name_images(question: Question) -> str:
+    images = f"{question.n} test images of the {question.asked}" if "line" in question.asked else f"{question.n} images"
+    return f"{images} ({question.groups} groups)" if question.groups < question.n else images
 
 
 def judge_first(

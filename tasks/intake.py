@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def take_in(home: Workspace, path: Path, layout: Layout | None = None, allow_lost: Collection[str] = ()) -> None:
-    """Make ``path`` the workspace's origin; batches of labelled production images stay if they know no other labels.
+    """Make ``path`` the workspace's origin; batches of labelled production images stay, see ``settle_batches``.
 
     Args:
         home: The workspace.
@@ -35,17 +35,7 @@ def take_in(home: Workspace, path: Path, layout: Layout | None = None, allow_los
     """
     origin = scan_origin(home, path.expanduser().resolve(), layout or Layout())
     batches = [look_again(home, source) for source in list_known(home) if source.name != ORIGIN]
-    known = {*origin.labels, *origin.empty}
-    left = [batch for batch in batches if not set(batch.labels) <= known]
-    notes = [
-        f"the {batch.files} labelled production images of batch {batch.name} are left out: "
-        f"the data have no class {', '.join(sorted(set(batch.labels) - known))}"
-        for batch in left
-    ]
-    for note in notes:
-        logger.warning("%s", note)
-    origin = replace(origin, notes=(*origin.notes, *notes))
-    _update(home, [origin, *(batch for batch in batches if batch not in left)], allow_lost)
+    _update(home, settle_batches([origin, *batches]), allow_lost)
 
 
 def rescan(home: Workspace, layout: Layout | None = None, allow_lost: Collection[str] = ()) -> None:
@@ -57,7 +47,7 @@ def rescan(home: Workspace, layout: Layout | None = None, allow_lost: Collection
         IntakeError: As ``take_in``.
     """
     if home.intake.exists():
-        _update(home, [look_again(home, source, layout) for source in list_known(home)], allow_lost)
+        _update(home, settle_batches([look_again(home, source, layout) for source in list_known(home)]), allow_lost)
 
 
 def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
@@ -73,7 +63,30 @@ def add_batch(home: Workspace, batch: Path, *, keep: set[str]) -> None:
     """
     others = [source for source in list_known(home) if source.name == ORIGIN or source.name in keep - {batch.name}]
     kept = [keep_source(home, source) for source in others]
-    _update(home, [*kept, scan_batch(home, batch.name)])
+    _update(home, settle_batches([*kept, scan_batch(home, batch.name)]))
+
+
+def settle_batches(sources: list[Source]) -> list[Source]:
+    """Return the sources, batches without the classes that the origin has not, and say at the origin what that means.
+
+    A batch itself always stays known: its images come back with their class, and its other labels are never lost.
+    """
+    origin = next((source for source in sources if source.name == ORIGIN), None)
+    if origin is None:
+        return sources
+    known, notes, settled = {*origin.labels, *origin.empty}, [], []
+    for source in sources:
+        without = () if source is origin else tuple(sorted({*source.labels, *source.without} - known))
+        labels = tuple(sorted({*source.labels, *source.without} - set(without)))
+        settled.append(source if source is origin else replace(source, labels=labels, without=without))
+        if without:
+            notes.append(
+                f"labelled production images of batch {source.name} are passed over for now: "
+                f"the data have no class {', '.join(without)}"
+            )
+    for note in notes:
+        logger.warning("%s", note)
+    return [replace(one, notes=tuple(notes)) if one.name == ORIGIN else one for one in settled]
 
 
 def _update(home: Workspace, sources: list[Source], allow_lost: Collection[str] = ()) -> None:

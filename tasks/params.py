@@ -104,6 +104,7 @@ def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
         ParamsError: As ``set_params``.
     """
     editor = YAML()
+    editor.width = 4096  # lines that nobody changed stay as they are
     try:
         document = editor.load(path.read_text()) or {}
     except YAMLError as error:
@@ -130,7 +131,8 @@ def _assign(document: Any, path: list[str], value: Any) -> None:
         if not isinstance(document.get(group), dict):
             document[group] = {}
         document = document[group]
-    document[name] = value
+    if name not in document or document[name] != value:  # an equal one would cost the comment behind it for nothing
+        document[name] = value
 
 
 def _dump(editor: YAML, document: Any) -> str:

@@ -41,7 +41,7 @@ def scan_origin(home: Workspace, path: Path, asked: Layout) -> Source:
     except (LayoutQuestion, SpellingQuestion) as question:
         layout = _answer_as_before(question, layout, before)
         origin = scan_source(path, ORIGIN, layout, champion)
-    return replace(origin, notes=before.notes) if before else origin
+    return origin
 
 
 def scan_batch(home: Workspace, name: str) -> Source:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,12 +45,16 @@ class Terms:
         settings: ``section.key`` and value, as ``--set`` gives them.
         data: The folder or manifest that becomes the origin.
         time_budget_s: Seconds within which the run should end.
+        allow_lost: Classes that may be lost, by name.
+        layout: How the origin is to be read, as far as it was said.
     """
 
     flow: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
     time_budget_s: float | None = None
+    allow_lost: Sequence[str] = ()
+    layout: Mapping[str, Any] = field(default_factory=dict)
 
     def covers(self, earlier: "Terms") -> bool:
         """Say whether these terms set anew all that ``earlier`` did, so that nothing of it is left in force."""
@@ -59,12 +63,16 @@ class Terms:
             and set(earlier.settings) <= set(self.settings)
             and earlier.data in (None, self.data)
             and earlier.time_budget_s in (None, self.time_budget_s)
+            and set(earlier.allow_lost) <= set(self.allow_lost)
+            and (not earlier.layout or dict(earlier.layout) == dict(self.layout))
         )
 
     def describe(self) -> str:
         """Return the terms in words."""
         said = [f"{key}={value}" for key, value in self.settings.items()]
         said += [f"images of {self.data}"] if self.data else []
+        said += [f"the class {label} allowed to be lost" for label in self.allow_lost]
+        said += [f"{name}={value}" for name, value in self.layout.items()]
         said += [f"a time budget of {self.time_budget_s:g} s"] if self.time_budget_s else []
         return f"{self.flow} with {', '.join(said)}" if said else self.flow
 
@@ -137,7 +145,8 @@ def _settle_earlier(home: Workspace, asked: Terms) -> Terms:
     shutil.rmtree(folder.with_name(".terms.gone"), ignore_errors=True)
     if not folder.exists():
         return asked
-    earlier = Terms(**_read_note(folder)["terms"])
+    written = _read_note(folder)["terms"]
+    earlier = Terms(**written | {"allow_lost": tuple(written.get("allow_lost", ()))})
     if asked.covers(earlier):
         return asked
     if asked == Terms(earlier.flow):

@@ -23,11 +23,17 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
+    from serving.durable import write_bytes
     from tasks.depot import RemoteError
     from tasks.preflight import find_remote_problems
 
+    settings = folder.expanduser() / ".dvc" / "config"
+    before = settings.read_bytes() if settings.exists() else None
     home = init_workspace(folder, remote=remote)
     if problems := find_remote_problems(home, probe=True):
+        if before is not None and remote is not None:
+            write_bytes(settings, before)
+            raise RemoteError(f"the remote of {home.root} stays as it was: {'; '.join(problems)}")
         raise RemoteError(f"{home.root} is a workspace now, but {'; '.join(problems)}")
     lines = f"workspace {home.root}\nnext: regraft train --workspace {folder} --data DIR"
     answer({"workspace": str(home.root)}, as_json, lines)

@@ -66,10 +66,12 @@ def rollback(
     if last is not None and last.action == "rollback":
         raise RegistryError(
             f"{before.champion} answers because of a rollback already; another one would bring {before.previous} back. "
-            f"If you want that: regraft promote {before.previous}. To go further back, name a version: regraft models"
+            f"If you want that: regraft promote {before.previous} --workspace {workspace}. To go further back, name a "
+            f"version of those that this lists: regraft models --workspace {workspace}"
         )
     after = registry.rollback(by="command line", reason=reason)
-    said = f"rolled back from {before.champion} to {after.champion}; to undo it: regraft promote {after.previous}"
+    undo = f"regraft promote {after.previous} --workspace {workspace}"
+    said = f"rolled back from {before.champion} to {after.champion}; to undo it: {undo}"
     answer(asdict(after), as_json, said)
 
 

@@ -101,13 +101,20 @@ def test_a_folder_that_was_moved_keeps_every_part(home: Workspace, folder: Path,
     assert "a" * 64 + ",test" in home.frozen.read_text()
 
 
-def test_an_origin_with_other_labels_leaves_the_batches_behind(home: Workspace, folder: Path, tmp_path: Path) -> None:
+def test_labels_of_a_class_that_was_away_come_back_with_it(home: Workspace, folder: Path, tmp_path: Path) -> None:
     take_in(home, folder)
     add_batch(home, make_batch(home, "one"), keep=set())
     for label in ("cats", "dogs"):
         draw(tmp_path / "other" / label / "0.png", 1)
     take_in(home, tmp_path / "other")
-    assert names(home) == ["origin"]
+    assert read_intake(home.intake)[1].without == ("ants",)
+    ingest.run(home)
+    assert set(read_manifest(home.dataset)["source"]) == {"origin"}
+    take_in(home, folder)
+    origin, batch = read_intake(home.intake)
+    assert (origin.notes, batch.labels, batch.without) == ((), ("ants",), ())
+    ingest.run(home)
+    assert set(read_manifest(home.dataset)["source"]) == {"origin", "one"}
 
 
 def test_a_moved_workspace_finds_its_batches(home: Workspace, folder: Path, tmp_path: Path) -> None:
@@ -263,10 +270,10 @@ def test_a_batch_that_is_left_behind_is_said(home: Workspace, folder: Path, tmp_
         draw(tmp_path / "other" / label / "0.png", 1)
     take_in(home, tmp_path / "other")
     assert read_intake(home.intake)[0].notes == (
-        "the 1 labelled production images of batch one are left out: the data have no class ants",
+        "labelled production images of batch one are passed over for now: the data have no class ants",
     )
     ingest.run(home)
-    assert "batch one are left out" in json.loads((home.dataset / "summary.json").read_text())["notes"][0]
+    assert "batch one are passed over" in json.loads((home.dataset / "summary.json").read_text())["notes"][0]
 
 
 def test_the_command_asks_which_level_names_the_classes_and_changes_nothing(

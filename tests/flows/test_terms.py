@@ -133,6 +133,14 @@ def test_what_was_cut_short_is_gone_on_with_when_nothing_else_is_asked(home: Wor
         assert held == Terms("train")
 
 
+def test_what_was_allowed_to_a_run_that_was_cut_short_is_not_allowed_to_another(home: Workspace) -> None:
+    cut_short(home, Terms("train", {}, "/photos", allow_lost=("owl",)))
+    home.intake.write_text("without the owls")
+    with hold_terms(home, Terms("train", {}, "/photos")) as held:
+        assert held.allow_lost == ()
+        assert not home.intake.exists()
+
+
 @pytest.mark.parametrize("other", [Terms("retrain"), Terms("train", {"finetune.threads": 1})])
 def test_what_was_cut_short_is_put_back_when_something_else_is_asked(home: Workspace, other: Terms) -> None:
     cut_short(home, Terms("train", {"finetune.seed": 7}))
