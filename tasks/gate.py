@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from models.gate import GateConfig, GateVerdict, Sample, compare_versions, judge_first
+from models.first_gate import judge_first
+from models.gate import GateConfig, GateVerdict, Sample, compare_versions
 from serving.bundle import open_bundle
 from serving.journal import JournalEntry
 from serving.registry import Registry

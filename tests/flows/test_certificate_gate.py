@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from models.gate import judge_first
+from models.first_gate import judge_first
 from serving.bundle import BundleDraft, open_bundle, seal_bundle
 from serving.registry import Registry
 from tasks.gate import gate, respect_certificate

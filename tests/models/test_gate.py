@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from models.gate import GateConfig, Sample, compare_versions, judge_first, spend_error
+from models.first_gate import judge_first
+from models.gate import GateConfig, Sample, compare_versions, spend_error
 from models.paired import compare_paired
 
 ONCE = GateConfig(max_looks=1)
