@@ -20,7 +20,7 @@ from models.report.pictures import Picture, choose_examples, choose_mistakes
 from models.report.report import ReportContent
 from models.transfer_verdict import CERTIFICATE_FILE
 from serving.preprocess import PreprocessSpec, open_input
-from tasks.judgements import count_versions
+from tasks.judgements import count_judged
 from tasks.notes import list_notes
 from tasks.params import load_params
 from tasks.pixels import Part
@@ -47,7 +47,7 @@ def gather_content(
         reason=info.reason,
         checked=_list_checks(home, info, parity, selection, certificate),
         notes=list_notes(summary, validation, info.backbone.model_dump()),
-        judged=count_versions(home),
+        judged=count_judged(home),
         summary=summary,
         samples=_show_samples(home, split, info.preprocess),
         validation=validation,

@@ -29,7 +29,7 @@ def gate(home: Workspace, version: str) -> GateVerdict:
     sample = gather_sample(home, champion)
     verdict = _judge(home, version, champion, sample, config)
     verdict = _respect_history(home, registry, version, champion, verdict)
-    verdict = replace(verdict, judged_before=count_judged(home, version))
+    verdict = replace(verdict, judged_before=count_judged(home, but=version))
     _write_down(home, version, champion, sample, config, verdict)
     return verdict
 

@@ -50,15 +50,13 @@ def find_look(home: Workspace, version: str, champion: str, sample: str) -> int:
     return known.get(sample, 1 + max(known.values(), default=0))
 
 
-def count_judged(home: Workspace, version: str) -> int:
-    """Return how many other versions the test part has judged: each one wears its independence down a little."""
-    return len({one.version for one in read_judgements(home)} - {version})
+def count_judged(home: Workspace, but: str | None = None) -> int:
+    """Return how many versions, ``but`` one, the test part has judged: each wears its independence down a little.
 
-
-def count_versions(home: Workspace) -> int:
-    """Return how many versions the test part has judged so far, those among them of before judgements were kept."""
+    Registered versions are among them, also those of before judgements were kept.
+    """
     registered = {folder.name for folder in (home.models_store / "versions").glob("[!.]*") if folder.is_dir()}
-    return len(registered | {one.version for one in read_judgements(home)})
+    return len((registered | {one.version for one in read_judgements(home)}) - {but})
 
 
 def find_undecided(home: Workspace, challenger: str | None, champion: str | None) -> Judgement | None:
