@@ -14,7 +14,7 @@ setup: $(READY) ## make .venv with the pinned versions (skipped when it is in pl
 $(READY): constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "regraft needs Python 3.11 as '$(PYTHON)' (or: make PYTHON=/path/to/python3.11 ...)"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (under 4 minutes)
@@ -26,7 +26,7 @@ test: $(READY) ## run the test suite
 lint: $(READY) ## ruff, format and the floors of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/python tests/contracts/floors.py
 
 bench: $(READY) ## measure the figures of docs/benchmarks (needs the real data sets beside the checkout)
 	$(BIN)/python -m benchmarks

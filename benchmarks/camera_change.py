@@ -20,16 +20,16 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from benchmarks.machine import describe_machine
-from flows.closing import LoopStuck, close_loop
-from flows.driver import run_flow
-from flows.plant import Plant
-from flows.stack import endpoint_settings, free_port
-from serving.preprocess import load_input
-from serving.process import start_service, stop_service
-from serving.registry import Registry
-from serving.runtime import ModelHandle
-from tasks.params import set_params
-from tasks.workspace import Workspace, init_workspace
+from regraft.flows.demo.closing import LoopStuck, close_loop
+from regraft.flows.demo.plant import Plant
+from regraft.flows.driver import run_flow
+from regraft.flows.server.stack import endpoint_settings, free_port
+from regraft.serving.bundle.runtime import ModelHandle
+from regraft.serving.decoding.preprocess import load_input
+from regraft.serving.process.process import start_service, stop_service
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "camera-change.md"
@@ -133,8 +133,8 @@ def divide(folder: Path, into: Path, change: Change) -> list[tuple[str, bytes]]:
 
 def compare_truly(home: Workspace, champion: str, challenger: str, plant: PhotoPlant, row: dict[str, Any]) -> None:
     """Let both versions answer every production picture that the challenger has not learned from."""
-    from data.manifest import read_manifest
-    from serving.images import ImageStore
+    from regraft.data.dataset.manifest import read_manifest
+    from regraft.serving.log.image_store import ImageStore
 
     learned = set(read_manifest(home.dataset, ["sha256"])["sha256"])
     rest = [(label, data) for label, data in plant.pool if ImageStore.name(data) not in learned]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import models.torchvision_gap  # noqa: F401
-import serving.silence  # noqa: F401
+import regraft.models.compute.torchvision_gap
+import regraft.serving.silence  # noqa: F401
 
 # isort: split
 import numpy as np
@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.machine import describe_machine
-from models.certificate import CertifyConfig, certify
-from models.hub import Backbone
-from models.weight_lock import hash_file
-from serving.preprocess import PreprocessSpec, load_input
+from regraft.models.backbones.hub import Backbone
+from regraft.models.certificate.certify import CertifyConfig, certify
+from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
+from regraft.serving.files.durable import hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "certificate.md"

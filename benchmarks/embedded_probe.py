@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from scipy.stats import t as student
 
-import models.embedded
+import regraft.models.embedded
 from benchmarks.pictures import load_squares
-from models.adaptation import adapt_batchnorm
-from models.backbones import build_architecture, build_backbone, read_config, read_input
-from models.device import limit_threads
-from models.features import extract_features
-from models.probe import fit_logistic, measure_spread
+from regraft.models.backbones.network import build_architecture, build_backbone, read_config, read_input
+from regraft.models.compute.device import limit_threads
+from regraft.models.features.adabn import adapt_batchnorm
+from regraft.models.features.extract import extract_features
+from regraft.models.features.linear_probe import fit_logistic, measure_spread
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def measure_speed(folder: Path) -> float:
 
 def main(root: Path, folder: Path | None = None) -> None:
     """Print the comparison on every data set below ``root``."""
-    folder = folder or next(Path(models.embedded.__path__[0]).glob("*/config.json")).parent
+    folder = folder or next(Path(regraft.models.embedded.__path__[0]).glob("*/config.json")).parent
     with limit_threads(1):
         result = {name: compare_dataset(root / name, folder) for name in DATASETS}
         answer = {"backbone": folder.name, "images_per_s": measure_speed(folder), "datasets": result}

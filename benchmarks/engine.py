@@ -13,22 +13,22 @@ import torch
 from benchmarks.machine import describe_machine
 from benchmarks.pictures import load_squares
 from benchmarks.selection_quality import balance
-from models.backbones import read_input
-from models.candidates import describe_preprocess, sample_rows
-from models.contest import select_backbone
-from models.device import deterministic_kernels, limit_threads
-from models.feeds import score_images
-from models.frozen import Features, FeatureStore, FrozenBackbone
-from models.hub import Backbone
-from models.plan import TrainingPlan
-from models.probe import STRENGTHS, cross_validate, fit_probe
-from models.resume import ResumeFolder
-from models.selection import SelectConfig
-from models.training import build_classifier, finetune, train_from
-from models.training_data import TrainingData
-from models.transferability import score_all
-from models.tuning import FinetuneConfig
-from models.weight_lock import hash_file
+from regraft.models.backbones.hub import Backbone
+from regraft.models.backbones.network import read_input
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.compute.device import deterministic_kernels, limit_threads
+from regraft.models.compute.snapshots import ResumeFolder
+from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
+from regraft.models.features.linear_probe import STRENGTHS, cross_validate, fit_probe
+from regraft.models.selection.candidates import describe_preprocess, sample_rows
+from regraft.models.selection.result import SelectConfig
+from regraft.models.selection.select import select_backbone
+from regraft.models.selection.transferability import score_all
+from regraft.models.training.batches import score_images
+from regraft.models.training.config import FinetuneConfig
+from regraft.models.training.data import TrainingData
+from regraft.models.training.finetune import build_classifier, finetune, train_from
+from regraft.serving.files.durable import hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "engine.md"

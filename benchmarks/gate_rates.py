@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from models.gate import GateConfig, Sample, compare_versions
+from regraft.models.promotion.gate import GateConfig, Sample, compare_versions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "gate.md"
 RUNS = 2000

@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.interval_coverage import GROUPED, PAGE, WITHIN, Coverage, say_error, split_page
 from benchmarks.machine import describe_machine
-from models.difference import measure_difference
-from models.evaluation import EvaluateConfig, evaluate_predictions
+from regraft.models.certificate.paired_difference import measure_difference
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
 
 EACH = 30
 """Images of a group."""

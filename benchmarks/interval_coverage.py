@@ -16,10 +16,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.machine import describe_machine
-from models.evaluation import EvaluateConfig, tabulate_classes
-from models.intervals import draw_weights, percentile_interval, spread_variance, wilson_interval
-from models.metrics import rank_images, score_ranking, soften_logits
-from models.scorecard import (
+from regraft.models.evaluation.evaluate import EvaluateConfig, tabulate_classes
+from regraft.models.statistics.intervals import draw_weights, percentile_interval, spread_variance, wilson_interval
+from regraft.models.statistics.metrics import rank_images, score_ranking, soften_logits
+from regraft.models.statistics.scorecard import (
     bound_accuracy,
     bound_answers,
     bound_curves,

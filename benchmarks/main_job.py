@@ -14,9 +14,9 @@ import httpx
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from flows.stack import free_port
-from serving.process import start_service, stop_service, wait_ready
-from tasks.workspace import Workspace
+from regraft.flows.server.stack import free_port
+from regraft.serving.process.process import start_service, stop_service, wait_ready
+from regraft.tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "main-job.md"
@@ -77,7 +77,7 @@ def compare_endpoint(home: Workspace) -> float:
     """Return the largest difference between probabilities over HTTP and those of the evaluation."""
     import pandas as pd
 
-    from data.shards import read_images
+    from regraft.data.dataset.shards import read_images
 
     with (home.evaluation / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))[:ASKED]

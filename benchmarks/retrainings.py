@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from data.steel import DRIFTED, SteelLine, render_folder
-from flows.closing import LoopStuck, close_loop
-from flows.demo import PER_CLASS, SETTINGS
-from flows.driver import run_flow
-from flows.plant import FIRST_SEED, Plant
-from flows.stack import endpoint_settings, free_port
-from models.intervals import wilson_interval
-from serving.process import start_service, stop_service
-from serving.registry import Registry
-from tasks.params import set_params
-from tasks.workspace import Workspace, init_workspace
+from regraft.data.synthetic.steel import DRIFTED, SteelLine, render_folder
+from regraft.flows.demo.closing import LoopStuck, close_loop
+from regraft.flows.demo.demo import PER_CLASS, SETTINGS
+from regraft.flows.demo.plant import FIRST_SEED, Plant
+from regraft.flows.driver import run_flow
+from regraft.flows.server.stack import endpoint_settings, free_port
+from regraft.models.statistics.intervals import wilson_interval
+from regraft.serving.process.process import start_service, stop_service
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "retrainings.md"

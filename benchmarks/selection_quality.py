@@ -20,19 +20,19 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.pictures import load_squares
 from benchmarks.zoos import SOURCES, Animal, build_equals, shrink_backbone
-from models.answers import answer_pixels
-from models.backbones import read_input
-from models.candidates import sample_rows
-from models.checkpoint import load_checkpoint
-from models.contest import select_backbone
-from models.decision import resample_mean
-from models.hub import Backbone
-from models.prior import static_prior
-from models.selection import SelectConfig
-from models.training import finetune
-from models.tuning import FinetuneConfig
-from models.weight_lock import hash_file
-from serving.preprocess import PreprocessSpec
+from regraft.models.backbones.hub import Backbone
+from regraft.models.backbones.network import read_input
+from regraft.models.classifier.checkpoint import load_checkpoint
+from regraft.models.classifier.predictions import answer_pixels
+from regraft.models.selection.candidates import sample_rows
+from regraft.models.selection.decide import resample_mean
+from regraft.models.selection.imagenet_prior import static_prior
+from regraft.models.selection.result import SelectConfig
+from regraft.models.selection.select import select_backbone
+from regraft.models.training.config import FinetuneConfig
+from regraft.models.training.finetune import finetune
+from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.serving.files.durable import hash_file
 
 logger = logging.getLogger(__name__)
 

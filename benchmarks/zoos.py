@@ -9,8 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import models.torchvision_gap  # noqa: F401  timm does not import without it
-import serving.silence  # noqa: F401  before timm imports the hub's client, which reads its switches then
+import regraft.models.compute.torchvision_gap
+import regraft.serving.silence  # noqa: F401  before timm imports the hub's client, which reads its switches then
 
 # isort: split
 import numpy as np
@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.pictures import list_pictures
-from data.formula import FAMILIES, FormulaConfig, render_bank
-from models.backbones import CONFIG_FILE, WEIGHTS_FILE
-from models.pretraining import RecipeConfig, pretrain_backbone
+from regraft.data.synthetic.formula import FAMILIES, FormulaConfig, render_bank
+from regraft.models.backbones.network import CONFIG_FILE, WEIGHTS_FILE
+from regraft.models.pretraining.supervised import RecipeConfig, pretrain_backbone
 
 logger = logging.getLogger(__name__)
 

@@ -1,3 +1,3 @@
 """Prefect flows, deployments and the command line."""
 
-import serving.silence as silence  # noqa: F401
+import regraft.serving.silence as silence  # noqa: F401

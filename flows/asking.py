@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.preprocess import ImageError, load_input
-from serving.problems import IMAGE_STATUS, ProblemError
-from serving.registry import Registry
-from tasks.knobs import read_section
-from tasks.workspace import Workspace, WorkspaceError
+from regraft.serving.decoding.preprocess import ImageError, load_input
+from regraft.serving.http.problems import IMAGE_STATUS, ProblemError
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.knobs import read_section
+from regraft.tasks.workspace.workspace import Workspace, WorkspaceError
 
 if TYPE_CHECKING:
-    from data.ingest import IngestConfig
-    from serving.runtime import ModelHandle
+    from regraft.data.dataset.ingest import IngestConfig
+    from regraft.serving.bundle.runtime import ModelHandle
 
 
 class AskError(RuntimeError):
@@ -33,8 +33,8 @@ def ask_champion(home: Workspace, images: list[Path]) -> list[dict[str, Any]]:
         )
     _require_files(images)
     # Only now, and only this section: the whole of params.yaml comes with torch, which answering needs not.
-    from data.ingest import IngestConfig
-    from serving.runtime import ModelHandle
+    from regraft.data.dataset.ingest import IngestConfig
+    from regraft.serving.bundle.runtime import ModelHandle
 
     limits = read_section(home.params, "ingest", IngestConfig)
     handle = ModelHandle.open(home.models_store / "versions" / champion)

@@ -10,21 +10,21 @@ from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Interval
 
-from flows.naming import FLOWS, address_deployment, name_deployment
-from flows.retrain import retrain
-from flows.stack import StackError
-from flows.train import train
-from flows.watch import watch
-from tasks.params import load_params
-from tasks.watch import CALLS_A_FLOW, EVENT, resource_of
-from tasks.workspace import Workspace
+from regraft.flows.retrain import retrain
+from regraft.flows.server.naming import FLOWS, address_deployment, name_deployment
+from regraft.flows.server.stack import StackError
+from regraft.flows.train import train
+from regraft.flows.watch import watch
+from regraft.tasks.settings.params import load_params
+from regraft.tasks.steps.watch import CALLS_A_FLOW, EVENT, resource_of
+from regraft.tasks.workspace.workspace import Workspace
 
 # A second run would only judge the same window or train on the same labels: it is cancelled, not queued.
 ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
 def build_deployments(home: Workspace) -> list:
-    """Return the deployments of one workspace; ``flows.naming`` names them."""
+    """Return the deployments of one workspace; ``regraft.flows.server.naming`` names them."""
     params = load_params(home.params)
     workspace = {"workspace": str(home.root)}
     on_drift = DeploymentEventTrigger(

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.stack import EXTRA_LOGGERS, read_stack
-from tasks.workspace import Workspace
+from regraft.flows.server.stack import EXTRA_LOGGERS, read_stack
+from regraft.tasks.workspace.workspace import Workspace
 
 
 def prepare_prefect(home: Workspace) -> str | None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.telling import tell_outcome
-from flows.train import judge_version, make_version
-from tasks.collect import RetrainReport, collect
-from tasks.preflight import preflight
-from tasks.settle import find_unsettled
-from tasks.terms import Terms, hold_terms
-from tasks.turns import take_turn
-from tasks.workspace import open_workspace
+from regraft.flows.server.telling import tell_outcome
+from regraft.flows.train import judge_version, make_version
+from regraft.tasks.planning.preflight import preflight
+from regraft.tasks.settings.terms import Terms, hold_terms
+from regraft.tasks.steps.collect import RetrainReport, collect
+from regraft.tasks.steps.settle import find_unsettled
+from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.workspace.workspace import open_workspace
 
 
 @flow(name="retrain", flow_run_name="retrain")

@@ -7,30 +7,30 @@ from typing import Any
 
 from prefect import flow
 
-from data.layout import Layout
-from flows.telling import tell_outcome
-from tasks.certify import certify
-from tasks.evaluate import evaluate
-from tasks.export import export
-from tasks.finetune import finetune
-from tasks.forecast import foresee
-from tasks.gate import gate
-from tasks.graph import StageRun
-from tasks.ingest import ingest
-from tasks.intake import rescan, take_in
-from tasks.offer import survey
-from tasks.preflight import preflight
-from tasks.promote import promote
-from tasks.push import push
-from tasks.record import recall, remember
-from tasks.register import register
-from tasks.select import select
-from tasks.split import split
-from tasks.summary import TrainReport, summarize
-from tasks.terms import Terms, hold_terms
-from tasks.turns import take_turn
-from tasks.validate import validate
-from tasks.workspace import Workspace, open_workspace
+from regraft.data.sources.layout import Layout
+from regraft.flows.server.telling import tell_outcome
+from regraft.tasks.graph.graph import StageRun
+from regraft.tasks.graph.train_report import TrainReport, summarize
+from regraft.tasks.planning.forecast import foresee
+from regraft.tasks.planning.intake import rescan, take_in
+from regraft.tasks.planning.offer import survey
+from regraft.tasks.planning.preflight import preflight
+from regraft.tasks.planning.run_history import recall, remember
+from regraft.tasks.settings.terms import Terms, hold_terms
+from regraft.tasks.stages.certify import certify
+from regraft.tasks.stages.evaluate import evaluate
+from regraft.tasks.stages.export import export
+from regraft.tasks.stages.finetune import finetune
+from regraft.tasks.stages.ingest import ingest
+from regraft.tasks.stages.select import select
+from regraft.tasks.stages.split import split
+from regraft.tasks.stages.validate import validate
+from regraft.tasks.steps.gate import gate
+from regraft.tasks.steps.promote import promote
+from regraft.tasks.steps.push import push
+from regraft.tasks.steps.register import register
+from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.workspace.workspace import Workspace, open_workspace
 
 
 @flow(name="train", flow_run_name="train")

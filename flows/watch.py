@@ -4,10 +4,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.telling import tell_outcome
-from tasks.turns import take_turn
-from tasks.watch import WatchReport, announce_drift, decide_action, judge_traffic
-from tasks.workspace import open_workspace
+from regraft.flows.server.telling import tell_outcome
+from regraft.tasks.steps.watch import WatchReport, announce_drift, decide_action, judge_traffic
+from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.workspace.workspace import open_workspace
 
 
 @flow(name="watch", flow_run_name="watch")

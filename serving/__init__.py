@@ -1,3 +1,3 @@
 """The ground floor: bundle format, preprocessing, runtime, prediction log and the BentoML service."""
 
-from serving import silence as silence
+from regraft.serving import silence as silence

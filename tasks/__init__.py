@@ -1,3 +1,3 @@
 """One file per stage: open the inputs, call one library function, write the outputs."""
 
-import serving.silence as silence  # noqa: F401
+import regraft.serving.silence as silence  # noqa: F401

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import serving.silence as silence  # noqa: F401
+import regraft.serving.silence as silence  # noqa: F401
 
 
 @pytest.fixture(scope="session")

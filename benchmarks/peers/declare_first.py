@@ -15,7 +15,7 @@ class DeclareFirst:
         """Let the other finders answer."""
         if name == "torchvision":
             sys.meta_path.remove(cls)
-            import torchvision_gap  # noqa: F401  (models/torchvision_gap.py, copied beside this file)
+            import torchvision_gap  # noqa: F401  (models/compute/torchvision_gap.py, copied beside this file)
 
 
 sys.meta_path.insert(0, DeclareFirst)

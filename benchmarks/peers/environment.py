@@ -14,7 +14,7 @@ ROOT = HERE.parents[1]
 REQUIREMENTS = ("torch", "torchvision", "timm", "fastai")
 CONSTRAINTS = (ROOT / "constraints.txt", HERE / "constraints.txt")
 """Regraft's own pins, so that torch, torchvision and timm are equal on both sides, and fastai's."""
-STARTUP = (HERE / "declare_first.py", ROOT / "models" / "torchvision_gap.py")
+STARTUP = (HERE / "declare_first.py", ROOT / "models" / "compute" / "torchvision_gap.py")
 """Modules copied into the environment: torchvision's compiled operators cannot load there either."""
 NAME = "regraft-peers-venv"
 STAMP = "complete.sha256"

@@ -21,22 +21,22 @@ import numpy as np
 import torch
 
 from benchmarks.peers.problem import Problem, Stopwatch, report_timing, score_labels
-from models.backbones import read_input
-from models.candidates import describe_preprocess
-from models.checkpoint import Classifier
-from models.cutting import cut_backbone
-from models.device import deterministic_kernels, limit_threads
-from models.feeds import ActivationFeed, Feed, PixelFeed, score_images
-from models.frozen import FeatureStore, FrozenBackbone
-from models.hub import Backbone
-from models.loop import run_training
-from models.resume import ResumeFolder
-from models.start import prepare_start
-from models.training import build_classifier
-from models.training_data import TrainingData
-from models.tuning import FinetuneConfig, make_plan
-from models.weight_lock import hash_file
-from serving.preprocess import PreprocessSpec, load_input
+from regraft.models.backbones.hub import Backbone
+from regraft.models.backbones.network import read_input
+from regraft.models.backbones.split import cut_backbone
+from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.device import deterministic_kernels, limit_threads
+from regraft.models.compute.snapshots import ResumeFolder
+from regraft.models.features.cache import FeatureStore, FrozenBackbone
+from regraft.models.selection.candidates import describe_preprocess
+from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
+from regraft.models.training.config import FinetuneConfig, make_plan
+from regraft.models.training.data import TrainingData
+from regraft.models.training.finetune import build_classifier
+from regraft.models.training.linear_start import prepare_start
+from regraft.models.training.loop import run_training
+from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
+from regraft.serving.files.durable import hash_file
 
 IMPORT_S = time.perf_counter() - STARTED
 VALIDATION_SHARE = 0.15

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from data.drift.verdict import DriftVerdict
+from regraft.data.drift.verdict import DriftVerdict
 
 Action = Literal["none", "label", "retrain"]
 

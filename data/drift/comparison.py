@@ -6,16 +6,16 @@ from typing import Protocol
 
 import numpy as np
 
-from data.drift import statistics
-from data.drift.reference import Reference
-from data.drift.statistics import FamilyTest
+from regraft.data.drift import statistics
+from regraft.data.drift.reference import Reference
+from regraft.data.drift.statistics import FamilyTest
 
 MAX_CLASS_COLUMNS = 20
 """Probabilities of more classes than this are tested on the most frequent ones and the largest probability."""
 
 
 class Window(Protocol):
-    """A slice of production: M answers in any order, as ``serving.predictions`` reads them."""
+    """A slice of production: M answers in any order, as ``regraft.serving.log.writer`` reads them."""
 
     probabilities: np.ndarray
     """``(M, K)``."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.quality import QUALITY_NAMES
+from regraft.serving.decoding.quality import QUALITY_NAMES
 
 KEYS = (
     "embedding_mean",
@@ -109,7 +109,7 @@ def build_reference(
     Args:
         embeddings: What the served model put out, ``(N, D)``.
         softmax: Its probabilities, ``(N, K)``.
-        quality: ``serving.quality`` figures of the images, ``(N, Q)``.
+        quality: ``regraft.serving.decoding.quality`` figures of the images, ``(N, Q)``.
         labels: True classes, ``(N,)`` integers.
         dims: Directions kept.
         basis: Embeddings ``(M, D)`` of OTHER images (validation) to fit the directions on. Directions fitted on the

@@ -1,6 +1,6 @@
 """The tests under a drift verdict: columns, predicted classes, class weights, estimated accuracy.
 
-Nothing here decides; ``data.drift.verdict`` does.
+Nothing here decides; ``regraft.data.drift.verdict`` does.
 """
 
 from collections.abc import Sequence

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from data.drift import wording
-from data.drift.comparison import Comparison, Window, check_window, compare_window, keep_distinct
-from data.drift.reference import Reference
-from data.drift.statistics import ColumnTest, FamilyTest, correct_holm
+from regraft.data.drift import wording
+from regraft.data.drift.comparison import Comparison, Window, check_window, compare_window, keep_distinct
+from regraft.data.drift.reference import Reference
+from regraft.data.drift.statistics import ColumnTest, FamilyTest, correct_holm
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data.drift.statistics import ColumnTest
+from regraft.data.drift.statistics import ColumnTest
 
 WORDS: dict[str, tuple[str, str, str]] = {
     # figure: (when it fell, when it rose, where to look)

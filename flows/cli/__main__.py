@@ -1,5 +1,5 @@
-"""``python -m flows.cli``: the same as the console script."""
+"""``python -m regraft.flows.cli``: the same as the console script."""
 
-from flows.cli import main
+from regraft.flows.cli import main
 
 main()

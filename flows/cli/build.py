@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from flows.cli.checks import check_stage, check_teacher, check_training
-from tasks.workspace import init_workspace, open_workspace
+from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from regraft.flows.cli.checks import check_stage, check_teacher, check_training
+from regraft.tasks.workspace.workspace import init_workspace, open_workspace
 
 if TYPE_CHECKING:
-    from tasks.summary import TrainReport
+    from regraft.tasks.graph.train_report import TrainReport
 
 HERE = Path()
 
@@ -23,9 +23,9 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
-    from serving.durable import write_bytes
-    from tasks.depot import RemoteError
-    from tasks.preflight import find_remote_problems
+    from regraft.serving.files.durable import write_bytes
+    from regraft.tasks.planning.preflight import find_remote_problems
+    from regraft.tasks.sharing.depot import RemoteError
 
     settings = folder.expanduser() / ".dvc" / "config"
     before = settings.read_bytes() if settings.exists() else None
@@ -70,12 +70,12 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     home = open_workspace(workspace)
     check_training(home, data, backbones, assignments or [], time_budget)
-    from data.layout import Layout
-    from flows.driver import run_flow
-    from models.hub import list_mirror
-    from tasks.duration import parse_duration
-    from tasks.knobs import parse_assignments
-    from tasks.params import preview_params
+    from regraft.data.sources.layout import Layout
+    from regraft.flows.driver import run_flow
+    from regraft.models.backbones.hub import list_mirror
+    from regraft.tasks.settings.duration import parse_duration
+    from regraft.tasks.settings.knobs import parse_assignments
+    from regraft.tasks.settings.params import preview_params
 
     layout = Layout(classes_at, groups_at, similar_labels).check()
     mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
@@ -105,7 +105,7 @@ def stage(
     """Run one stage of the graph; `dvc repro` calls this."""
     home = open_workspace(workspace)
     check_stage(home, name)
-    from tasks.graph import run_stage_alone
+    from regraft.tasks.graph.graph import run_stage_alone
 
     run_stage_alone(home, name)
 
@@ -113,7 +113,7 @@ def stage(
 @app.command(epilog="Example: regraft watch --workspace W --json")
 def watch(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
     """Judge the latest predictions against the champion's reference; say whether labels or a retraining are wanted."""
-    from flows.driver import run_flow
+    from regraft.flows.driver import run_flow
 
     report = run_flow(open_workspace(workspace), "watch")
     kind = "" if report.verdict["kind"] == "none" else f" ({report.verdict['kind']})"
@@ -130,7 +130,7 @@ def retrain(
     as_json: JsonOption = False,
 ) -> None:
     """Train on old and newly labelled images together and promote the result if it is really better."""
-    from flows.driver import run_flow
+    from regraft.flows.driver import run_flow
 
     report = run_flow(open_workspace(workspace), "retrain", force=force)
     answer(
@@ -159,9 +159,9 @@ def pretrain(
 ) -> None:
     """Make a small backbone from formula-driven images only, with or without a larger one to learn from."""
     check_teacher(teacher)
-    from tasks.pretrain import DistilConfig, PretrainConfig, distil
-    from tasks.pretrain import pretrain as run_pretraining
-    from tasks.progress import show_progress
+    from regraft.tasks.graph.progress import show_progress
+    from regraft.tasks.steps.pretrain import DistilConfig, PretrainConfig, distil
+    from regraft.tasks.steps.pretrain import pretrain as run_pretraining
 
     config = PretrainConfig() if teacher is None else DistilConfig()
     if steps is not None:

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.workspace import WorkspaceError
+from regraft.tasks.workspace.workspace import WorkspaceError
 
 if TYPE_CHECKING:
-    from tasks.workspace import Workspace
+    from regraft.tasks.workspace.workspace import Workspace
 
 
 def check_training(
@@ -23,11 +23,11 @@ def check_training(
         IntakeError: If there are no images at ``data``.
         WorkspaceError: If the workspace has no source and none is given.
     """
-    from tasks.knobs import ParamsError, parse_assignments, require_known
+    from regraft.tasks.settings.knobs import ParamsError, parse_assignments, require_known
 
     require_known(parse_assignments(assignments))
     if time_budget is not None:
-        from tasks.duration import parse_duration
+        from regraft.tasks.settings.duration import parse_duration
 
         parse_duration(time_budget)
     if backbones is not None and "://" not in backbones and not Path(backbones).expanduser().is_dir():
@@ -76,6 +76,6 @@ def _glance_at(source: Path) -> None:
         with os.scandir(source) as entries:
             if any(entry.is_dir() for entry in entries):
                 return
-    from data.intake import list_source
+    from regraft.data.sources.sources import list_source
 
     list_source(source)

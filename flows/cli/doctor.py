@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from tasks.workspace import open_workspace
+from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from regraft.tasks.workspace.workspace import open_workspace
 
 HERE = Path()
 LIBRARIES = ("torch", "timm", "prefect", "dvc", "great-expectations", "onnx", "onnxruntime", "bentoml")
@@ -23,7 +23,7 @@ PITFALLS = (
 def doctor(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
     """Check libraries, devices, disk, workspace and its remote; exit code 1 if something stands in the way."""
     problems = [problem for problem in map(_pitfall, PITFALLS) if problem] + _workspace_problems(workspace)
-    from models.device import choose_device
+    from regraft.models.compute.device import choose_device
 
     result = {
         "python": platform.python_version(),
@@ -54,7 +54,7 @@ def _pitfall(pitfall: tuple[str, tuple[int, int], str]) -> str | None:
 
 
 def _measure(workspace: Path) -> dict[str, float]:
-    from tasks.retention import measure_sizes
+    from regraft.tasks.retention.retention import measure_sizes
 
     sizes = measure_sizes(open_workspace(workspace))
     return {name: round(size / 2**20, 1) for name, size in sizes.items() if size}
@@ -63,12 +63,12 @@ def _measure(workspace: Path) -> dict[str, float]:
 def _workspace_problems(workspace: Path) -> list[str]:
     if not (workspace / "params.yaml").exists():
         return []
-    from models.backbones import BackboneError
-    from models.hub import check_mirror
-    from serving.bundle import BundleError, open_bundle
-    from serving.registry import Registry
-    from tasks.params import ParamsError, load_params
-    from tasks.preflight import find_locked, find_remote_problems
+    from regraft.models.backbones.hub import check_mirror
+    from regraft.models.backbones.network import BackboneError
+    from regraft.serving.bundle.format import BundleError, open_bundle
+    from regraft.serving.registry.registry import Registry
+    from regraft.tasks.planning.preflight import find_locked, find_remote_problems
+    from regraft.tasks.settings.params import ParamsError, load_params
 
     problems = []
     home = open_workspace(workspace)

@@ -4,12 +4,12 @@ import logging
 import os
 import sys
 
-import flows.cli.build
-import flows.cli.doctor
-import flows.cli.run
-import flows.cli.versions  # noqa: F401
-from flows.cli.app import app
-from tasks.progress import ERASE_REST
+import regraft.flows.cli.build
+import regraft.flows.cli.doctor
+import regraft.flows.cli.run
+import regraft.flows.cli.versions  # noqa: F401
+from regraft.flows.cli.app import app
+from regraft.tasks.graph.progress import ERASE_REST
 
 
 def main() -> None:
@@ -24,12 +24,12 @@ def main() -> None:
 
 
 def _explain(error: Exception) -> int:
-    from flows.outcome import judge_error
+    from regraft.flows.errors.exit_codes import judge_error
 
     outcome = judge_error(error)
     sys.stderr.write(f"regraft: {outcome.message}\n")
     if os.environ.get("REGRAFT_DEBUG"):
-        logging.getLogger("flows").exception("traceback", exc_info=error)
+        logging.getLogger("regraft").exception("traceback", exc_info=error)
     elif outcome.fault:
         sys.stderr.write("This is a fault, not your input. REGRAFT_DEBUG=1 shows the traceback.\n")
     return outcome.code
@@ -37,11 +37,10 @@ def _explain(error: Exception) -> int:
 
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
-    # On a terminal a bar may stand in the line: see tasks/progress.py.
+    # On a terminal a bar may stand in the line: see tasks/graph/progress.py.
     erase = ERASE_REST if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else ""
     handler.setFormatter(logging.Formatter(f"{erase}%(asctime)s  %(message)s", "%H:%M:%S"))
-    for floor in ("flows", "tasks", "data", "models", "serving"):
-        logger = logging.getLogger(floor)
-        logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        logger.propagate = False  # Prefect would say everything a second time
+    logger = logging.getLogger("regraft")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False  # Prefect would say everything a second time

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from flows.cli.checks import check_demo_folder, check_images
-from tasks.workspace import open_workspace
+from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from regraft.flows.cli.checks import check_demo_folder, check_images
+from regraft.tasks.workspace.workspace import open_workspace
 
 HERE = Path()
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port of the endpoint.")]
@@ -23,8 +23,8 @@ HostOption = Annotated[
 @app.command(epilog="Example: regraft serve --workspace W --port 3000")
 def serve(workspace: WorkspaceOption = HERE, port: PortOption = 3000, host: HostOption = "127.0.0.1") -> None:
     """Serve the champion over HTTP until stopped; a promoted version is picked up without a restart."""
-    from flows.stack import endpoint_settings, require_free
-    from serving.process import start_service, stop_service, wait_ready
+    from regraft.flows.server.stack import endpoint_settings, require_free
+    from regraft.serving.process.process import start_service, stop_service, wait_ready
 
     home = open_workspace(workspace)
     require_free(port, host)
@@ -51,7 +51,7 @@ def predict(
 ) -> None:
     """Name the label of images, by the champion in this process or by a running endpoint; exit code 2 if not of all."""
     check_images(images)
-    from flows.asking import ask_champion, ask_endpoint
+    from regraft.flows.asking import ask_champion, ask_endpoint
 
     answers = ask_endpoint(url, images) if url else ask_champion(open_workspace(workspace), images)
     lines = [
@@ -69,11 +69,11 @@ def predict(
 def deploy(workspace: WorkspaceOption = HERE) -> None:
     """Register train, watch (scheduled) and retrain (on a drift event) with the Prefect server, and run what is due."""
     home = open_workspace(workspace)
-    from flows.driver import prepare_prefect
+    from regraft.flows.driver import prepare_prefect
 
     if prepare_prefect(home) is None:
         raise typer.BadParameter("no Prefect server: start one with `regraft up`, or set PREFECT_API_URL")
-    from flows.deployments import serve_deployments
+    from regraft.flows.deployments import serve_deployments
 
     serve_deployments(home)
 
@@ -85,7 +85,7 @@ def up(
     ui_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Prefect server and its UI.")] = 4200,
 ) -> None:
     """Start the local stack: Prefect server and UI, schedules and triggers, the endpoint. Ctrl-C stops all of it."""
-    from flows.stack import require_free, running_stack
+    from regraft.flows.server.stack import require_free, running_stack
 
     home = open_workspace(workspace)
     for taken in (port, ui_port):  # both, before the server is started: that takes the better part of a minute
@@ -112,7 +112,7 @@ def demo(
 ) -> None:
     """Render a production line, train, serve, let it drift, retrain, swap: the whole loop in under four minutes."""
     check_demo_folder(workspace)
-    from flows.demo import run_demo
+    from regraft.flows.demo.demo import run_demo
 
     _stop_on_signals()
     result = run_demo(workspace)
@@ -132,7 +132,7 @@ def _wait_for_end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
     Raises:
         StackError: If one of the processes ends by itself.
     """
-    from flows.stack import StackError
+    from regraft.flows.server.stack import StackError
 
     try:
         while True:

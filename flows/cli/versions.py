@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from serving.journal import RegistryError
-from tasks.workspace import Workspace, open_workspace
+from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
+from regraft.serving.registry.journal import RegistryError
+from regraft.tasks.workspace.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
-    from serving.registry import Registry, VersionEntry
+    from regraft.serving.registry.registry import Registry, VersionEntry
 
 HERE = Path()
 VersionArgument = Annotated[str, typer.Argument(help="A version, or as many of its first digits as make it unique.")]
@@ -85,7 +85,7 @@ def restore(
     """Check the data, parameters and artifacts of a version out into a new workspace, byte for byte."""
     home = open_workspace(workspace)
     full = _open_registry(home).resolve(version)
-    from tasks.push import restore as restore_version
+    from regraft.tasks.steps.push import restore as restore_version
 
     restored = restore_version(home, full, into)
     answer({"version": full, "workspace": str(restored.root)}, as_json, f"version {full} is at {restored.root}")
@@ -98,8 +98,8 @@ def push(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None
     Every training does so at its end; after a promotion or rollback by hand it is yours to do. Exit code 2 if another
     copy changed the pointer meanwhile: settle it with `regraft pull`.
     """
-    from tasks.push import push as push_all
-    from tasks.turns import take_turn
+    from regraft.tasks.steps.push import push as push_all
+    from regraft.tasks.workspace.locks import take_turn
 
     home = open_workspace(workspace)
     with take_turn(home, "make"):
@@ -120,8 +120,8 @@ def pull(
     This is all that a fresh `git clone` of a workspace needs to serve and to train: `dvc pull` brings the data only.
     Where both copies changed the pointer, the remote's stands, and what was promoted here becomes its challenger.
     """
-    from tasks.push import pull as pull_all
-    from tasks.turns import take_turn
+    from regraft.tasks.steps.push import pull as pull_all
+    from regraft.tasks.workspace.locks import take_turn
 
     home = open_workspace(workspace)
     with take_turn(home, "make"):
@@ -145,9 +145,9 @@ def clean(
     What stays is set in params.yaml under `retention`. Champion, challenger, previous, lineage, journal and labels that
     no version learned from always stay, and so does every object that a kept version is made of.
     """
-    from tasks.params import load_params
-    from tasks.retention import apply_cleaning, plan_cleaning
-    from tasks.turns import take_turn
+    from regraft.tasks.retention.retention import apply_cleaning, plan_cleaning
+    from regraft.tasks.settings.params import load_params
+    from regraft.tasks.workspace.locks import take_turn
 
     home = open_workspace(workspace)
     with take_turn(home, "make"):
@@ -161,7 +161,9 @@ def clean(
 
 
 def _open_registry(home: Workspace) -> "Registry":
-    from serving.registry import Registry  # numpy and pydantic come with it, which help and a typo must not wait for
+    from regraft.serving.registry.registry import (
+        Registry,  # numpy and pydantic come with it, which help and a typo must not wait for
+    )
 
     return Registry(home.models_store)
 

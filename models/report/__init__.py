@@ -1,1 +1,4 @@
-"""The self-contained HTML report. Start at ``report.py``; pictures, plots and words are beside it."""
+"""The one self-contained page about a version: its figures drawn and written.
+
+What the page shows is gathered in ``tasks/reporting``. Read first: ``report.render_report``.
+"""

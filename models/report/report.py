@@ -13,11 +13,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from models.judging import RULE, say_held_out, say_judged
-from models.report.pictures import Picture, encode_thumbnail
-from models.report.plots import draw_curves, draw_interval, draw_ranges, draw_reliability
-from models.report.tradeoff import draw_tradeoff
-from serving.durable import write_bytes
+from regraft.models.evaluation.judging import RULE, say_held_out, say_judged
+from regraft.models.report.pictures import Picture, encode_thumbnail
+from regraft.models.report.plots import draw_curves, draw_interval, draw_ranges, draw_reliability
+from regraft.models.report.tradeoff import draw_tradeoff
+from regraft.serving.files.durable import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ReportContent:
     name: str
     """The learning problem."""
     metrics: Mapping[str, Any]
-    """What ``models.evaluation.evaluate_predictions`` returned."""
+    """What ``regraft.models.evaluation.evaluate.evaluate_predictions`` returned."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """name, sha256, licence, source."""
     verdict: str = ""

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from models.report.plots import Axes, choose_ticks, draw_text, number
+from regraft.models.report.plots import Axes, choose_ticks, draw_text, number
 
 WIDTH, HEIGHT = 640, 300
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data.steel import SteelLine, render_folder
-from flows.outcome import judge_error
+from regraft.data.synthetic.steel import SteelLine, render_folder
+from regraft.flows.errors.exit_codes import judge_error
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("flows", "tasks", "data", "models", "serving")

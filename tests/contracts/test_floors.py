@@ -1,27 +1,29 @@
 """The arrows of the architecture, and proof that the check can fail."""
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LINTER = Path(sys.executable).with_name("lint-imports")
+CHECK = Path(__file__).with_name("floors.py")
+FLOORS = ("flows", "tasks", "models", "data", "serving")
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(LINTER), "--config", str(root / ".importlinter"), "--no-cache"]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, env={"PYTHONPATH": str(root)}, check=False)
+    return subprocess.run([sys.executable, CHECK, root], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for floor in ("flows", "tasks", "models", "data", "serving"):
-        unwanted = shutil.ignore_patterns("store", "__pycache__", "*.safetensors")
-        shutil.copytree(ROOT / floor, tmp_path / floor, ignore=unwanted)
+    unwanted = shutil.ignore_patterns("store", "__pycache__", "*.safetensors")
+    for folder in ("regraft", *FLOORS):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unwanted)
     shutil.copy(ROOT / ".importlinter", tmp_path)
     return tmp_path
 
@@ -34,12 +36,14 @@ def test_floors_are_respected() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("serving/quality.py", "import data.intake", "An upper floor may import a lower one"),
-        ("data/splits.py", "import models.gate", "An upper floor may import a lower one"),
+        ("serving/decoding/quality.py", "import regraft.data.sources.sources", "An upper floor may import a lower one"),
+        ("data/split/split.py", "import regraft.models.promotion.gate", "An upper floor may import a lower one"),
         ("flows/train.py", "import torch", "torch stays out"),
-        ("models/gate.py", "import prefect", "Prefect stays out"),
-        ("data/splits.py", "import serving.registry", "must agree on"),
-        ("serving/bundle.py", "import pandas", "stands alone"),
+        ("models/promotion/gate.py", "import prefect", "Prefect stays out"),
+        ("data/split/split.py", "import regraft.serving.registry.registry", "must agree on"),
+        ("serving/bundle/format.py", "import pandas", "stands alone"),
+        ("models/statistics/paired.py", "import regraft.models.promotion.gate", "The rooms of models"),
+        ("serving/files/durable.py", "import regraft.serving.bundle.format", "The rooms of serving"),
     ],
 )
 def test_a_planted_import_breaks_its_contract(copy: Path, module: str, line: str, contract: str) -> None:
@@ -52,18 +56,35 @@ def test_a_planted_import_breaks_its_contract(copy: Path, module: str, line: str
 
 
 def test_every_package_is_listed_for_installation() -> None:
-    import tomllib
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [
+        ".".join(("regraft", *init.parent.relative_to(ROOT).parts))
+        for floor in FLOORS
+        for init in (ROOT / floor).rglob("__init__.py")
+        if "store" not in init.parts
+    ]
+    assert sorted(listed) == sorted(["regraft", *found])
 
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    found = set()
-    for floor in ("flows", "tasks", "models", "data", "serving"):
-        for init in (ROOT / floor).rglob("__init__.py"):
-            if "store" not in init.parts:
-                found.add(".".join(init.parent.relative_to(ROOT).parts))
-    assert listed == found
 
-
-def test_the_linter_reads_all_floors() -> None:
+def test_every_room_has_its_place_in_a_contract() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / ".importlinter")
-    assert config["importlinter"]["root_packages"].split() == ["flows", "tasks", "models", "data", "serving"]
+    for floor in FLOORS:
+        layers = config[f"importlinter:contract:rooms-{floor}"]["layers"].replace("|", " ").split()
+        rooms = {init.parent.name for init in (ROOT / floor).glob("*/__init__.py")}
+        assert rooms <= set(layers), floor
+
+
+def test_every_room_says_what_to_read_first() -> None:
+    for init in [init for floor in FLOORS for init in (ROOT / floor).glob("*/__init__.py")]:
+        said = re.search(r"Read first: ``(\w+)\.(\w+)``", init.read_text())
+        assert said, init
+        source = init.with_name(f"{said[1]}.py").read_text()
+        assert re.search(rf"^(def|class) {said[2]}\b", source, re.MULTILINE), init
+
+
+def test_no_room_is_crowded() -> None:
+    for init in [init for floor in FLOORS for init in (ROOT / floor).glob("*/__init__.py")]:
+        files = [path for path in init.parent.glob("*.py") if path != init]
+        lines = sum(len(path.read_text().splitlines()) for path in files)
+        assert len(files) <= 12 and lines <= 2000, (init.parent, len(files), lines)

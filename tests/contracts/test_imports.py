@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("serving", "data", "models", "tasks", "flows", "benchmarks")
 TIMID = {"timm", "torchvision"}
 """Packages that import only after a declaration of ours, and then with switches that must be set before."""
-FIRST = ("models.torchvision_gap", "serving.silence")
+FIRST = ("regraft.models.compute.torchvision_gap", "regraft.serving.silence")
 ALONE = """
 import importlib, json, os, sys
 names = json.loads(sys.argv[1])
@@ -21,7 +21,7 @@ for name in names:
 # What is not ours stays imported, so that each fork below imports our modules only; operators are declared once.
 ours = [name for name in sys.modules if name.partition(".")[0] in set(json.loads(sys.argv[2]))]
 for name in ours:
-    if name not in ("models.torchvision_gap",):
+    if name not in ("regraft.models.compute.torchvision_gap",):
         del sys.modules[name]
 failed = []
 for name in names:
@@ -47,7 +47,8 @@ def list_modules() -> dict[str, Path]:
         for path in (ROOT / floor).rglob("*.py"):
             parts = path.relative_to(ROOT).with_suffix("").parts
             if path.stem != "__main__" and "peers" not in parts:
-                found[".".join(parts).removesuffix(".__init__")] = path
+                name = ".".join(parts).removesuffix(".__init__")
+                found[name if floor == "benchmarks" else f"regraft.{name}"] = path
     return found
 
 
@@ -77,9 +78,14 @@ def test_whoever_imports_timm_declares_what_it_needs_first() -> None:
 
 def test_a_module_that_forgets_the_declaration_is_found() -> None:
     assert find_undeclared("import timm\n") == list(FIRST)
-    assert find_undeclared("import timm\nimport models.torchvision_gap\nimport serving.silence\n") == list(FIRST)
+    assert find_undeclared(
+        "import timm\nimport regraft.models.compute.torchvision_gap\nimport regraft.serving.silence\n"
+    ) == list(FIRST)
     assert find_undeclared("def f():\n    from timm import models\n") == list(FIRST)
-    assert find_undeclared("import models.torchvision_gap\nimport serving.silence\nimport timm\n") == []
+    assert (
+        find_undeclared("import regraft.models.compute.torchvision_gap\nimport regraft.serving.silence\nimport timm\n")
+        == []
+    )
 
 
 @pytest.mark.slow
@@ -87,7 +93,7 @@ def test_every_module_can_be_imported_first() -> None:
     """One interpreter imports all packages of others; a fork of it imports each of our modules before any other."""
     names = [name for name in list_modules() if not name.startswith("benchmarks")]
     assert len(names) > 120
-    command = [sys.executable, "-P", "-W", "ignore", "-c", ALONE, json.dumps(names), json.dumps(FLOORS)]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-W", "ignore", "-c", ALONE, json.dumps(names), json.dumps(["regraft"])]
+    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout) == [], done.stderr[-3000:]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.drift.alarm import Alarm
+from regraft.data.drift.alarm import Alarm
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data import reading
-from data.brightness import read_value_range
-from data.expectations import ValidateConfig, validate_dataset
-from data.ingest import IngestConfig, ingest_sources
-from data.intake import scan_source
-from data.loading import load_pixels
-from data.manifest import MANIFEST, encode_table, read_manifest
-from data.summary import IngestSummary
-from serving.preprocess import PreprocessSpec
-from serving.quality import QUALITY_NAMES
-from serving.value_range import ValueRange
+from regraft.data.dataset import read_image as reading
+from regraft.data.dataset.brightness import read_value_range
+from regraft.data.dataset.ingest import IngestConfig, ingest_sources
+from regraft.data.dataset.manifest import MANIFEST, encode_table, read_manifest
+from regraft.data.dataset.pixel_cache import load_pixels
+from regraft.data.dataset.summary import IngestSummary
+from regraft.data.sources.sources import scan_source
+from regraft.data.validation.expectations import ValidateConfig, validate_dataset
+from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.serving.decoding.quality import QUALITY_NAMES
+from regraft.serving.decoding.value_range import ValueRange
 
 FIGURES = [f"q_{name}" for name in QUALITY_NAMES]
 

@@ -2,8 +2,15 @@
 
 import pytest
 
-from data.classes import LostClassError, UntaughtClassError, check_lost, check_taught, explain_quarantine, list_lost
-from data.spelling import find_look
+from regraft.data.sources.spelling import find_look
+from regraft.data.validation.classes import (
+    LostClassError,
+    UntaughtClassError,
+    check_lost,
+    check_taught,
+    explain_quarantine,
+    list_lost,
+)
 
 
 def test_only_what_was_allowed_by_name_may_be_lost():

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.drift.reference import KEYS, Reference, build_reference, fit_components, read_reference
-from serving.quality import QUALITY_NAMES
+from regraft.data.drift.reference import KEYS, Reference, build_reference, fit_components, read_reference
+from regraft.serving.decoding.quality import QUALITY_NAMES
 
 
 def make_arrays(n: int = 40, width: int = 6, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, ...]:

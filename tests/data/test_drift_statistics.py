@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data.drift.statistics import (
+from regraft.data.drift.statistics import (
     compare_classes,
     compare_column,
     compare_columns,

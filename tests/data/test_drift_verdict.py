@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from data.drift.reference import Reference, build_reference
-from data.drift.verdict import WatchConfig, judge_window
-from serving.quality import QUALITY_NAMES
+from regraft.data.drift.reference import Reference, build_reference
+from regraft.data.drift.verdict import WatchConfig, judge_window
+from regraft.serving.decoding.quality import QUALITY_NAMES
 
 CLASSES, WIDTH = 4, 8
 LABELS = ("dent", "hole", "rust", "scratch")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from data import expectations
-from data.expectations import ExpectationFault, ValidateConfig, format_failures, validate_dataset
-from data.intake import list_source
+from regraft.data.sources.sources import list_source
+from regraft.data.validation import expectations
+from regraft.data.validation.expectations import ExpectationFault, ValidateConfig, format_failures, validate_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_:DeprecationWarning")  # great_expectations' import
 

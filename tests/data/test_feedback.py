@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.feedback import choose_for_labelling, collect_feedback, find_extension
-from data.intake import scan_source
-from data.tables import list_table
+from regraft.data.labelling.feedback import choose_for_labelling, collect_feedback, find_extension
+from regraft.data.sources.sources import scan_source
+from regraft.data.sources.tables import list_table
 
 
 @dataclass(frozen=True)

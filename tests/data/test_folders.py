@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from data.entries import IntakeError
-from data.intake import list_source, scan_source
-from data.layout import Layout, LayoutQuestion
-from data.parts import name_parts
-from data.spelling import SpellingQuestion
+from regraft.data.sources.entries import IntakeError
+from regraft.data.sources.layout import Layout, LayoutQuestion
+from regraft.data.sources.parts import name_parts
+from regraft.data.sources.sources import list_source, scan_source
+from regraft.data.sources.spelling import SpellingQuestion
 
 JPEG = b"\xff\xd8\xff\xe0 not decoded here"
 LINES = [f"{line}/{label}/{n}.jpg" for line in ("line_a", "line_b") for label in ("cat", "dog") for n in range(2)]

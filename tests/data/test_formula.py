@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from data.formula import FAMILIES, FormulaConfig, render_bank, render_class
-from data.formula_fields import noise
+from regraft.data.synthetic.formula import FAMILIES, FormulaConfig, render_bank, render_class
+from regraft.data.synthetic.formula_fields import noise
 
 QUICK = [name for name in FAMILIES if name != "reaction_diffusion"]  # a simulation takes a second
 NONE = dict.fromkeys(FAMILIES, 0)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.entries import IntakeError
-from data.ingest import IngestConfig, ingest_sources
-from data.intake import list_source, scan_source
-from data.manifest import read_manifest
-from data.reading import read_entry
-from data.shards import read_images
-from serving.quality import QUALITY_NAMES
+from regraft.data.dataset.ingest import IngestConfig, ingest_sources
+from regraft.data.dataset.manifest import read_manifest
+from regraft.data.dataset.read_image import read_entry
+from regraft.data.dataset.shards import read_images
+from regraft.data.sources.entries import IntakeError
+from regraft.data.sources.sources import list_source, scan_source
+from regraft.serving.decoding.quality import QUALITY_NAMES
 
 LENIENT = IngestConfig(max_unreadable_share=1.0)
 
@@ -206,8 +206,8 @@ def test_a_killed_ingest_leaves_nothing_half_written_and_the_next_one_cleans_up(
     program = """if True:
         import os, signal, sys
         from pathlib import Path
-        from data.ingest import IngestConfig, ingest_sources
-        from data.intake import scan_source
+        from regraft.data.dataset.ingest import IngestConfig, ingest_sources
+        from regraft.data.sources.sources import scan_source
         def kill(done, total):
             if done == 4:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.entries import IntakeError
-from data.intake import check_sources, list_source, read_intake, scan_source, write_intake
+from regraft.data.sources.entries import IntakeError
+from regraft.data.sources.sources import check_sources, list_source, read_intake, scan_source, write_intake
 
 JPEG = b"\xff\xd8\xff\xe0 not decoded here"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.loading import load_pixels
-from data.manifest import SCHEMA, DatasetError, write_manifest
-from data.shards import ShardWriter
-from serving.preprocess import PreprocessSpec, decode_image, prepare_image
+from regraft.data.dataset.manifest import SCHEMA, DatasetError, write_manifest
+from regraft.data.dataset.pixel_cache import load_pixels
+from regraft.data.dataset.shards import ShardWriter
+from regraft.serving.decoding.preprocess import PreprocessSpec, decode_image, prepare_image
 
 SPEC = PreprocessSpec(size_px=12, fit="squash", interpolation="bilinear")
 

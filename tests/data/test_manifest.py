@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from data.manifest import MANIFEST, SCHEMA, DatasetError, encode_table, read_manifest, write_manifest
-from serving.quality import QUALITY_NAMES
+from regraft.data.dataset.manifest import MANIFEST, SCHEMA, DatasetError, encode_table, read_manifest, write_manifest
+from regraft.serving.decoding.quality import QUALITY_NAMES
 
 
 def make_row(**values):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data import shards
-from data.manifest import SCHEMA, DatasetError, write_manifest
-from data.shards import ShardWriter, read_images
+from regraft.data.dataset import shards
+from regraft.data.dataset.manifest import SCHEMA, DatasetError, write_manifest
+from regraft.data.dataset.shards import ShardWriter, read_images
 
 
 def make_images(count: int, salt: str = "") -> dict[str, bytes]:

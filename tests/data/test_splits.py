@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data.manifest import DatasetError
-from data.splits import SplitConfig, SplitError, read_split, split_dataset, write_split
+from regraft.data.dataset.manifest import DatasetError
+from regraft.data.split.split import SplitConfig, SplitError, read_split, split_dataset, write_split
 
 CONFIG = SplitConfig()
 COLUMNS = ["sha256", "path", "source", "label", "group", "given_part"]

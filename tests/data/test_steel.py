@@ -8,9 +8,17 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from data.steel import DRIFTED, LABELS, SteelLine, derive_seed, encode_image, render_folder, render_image
-from data.steel_defects import DRAWINGS
-from serving.quality import QUALITY_NAMES, measure_quality
+from regraft.data.synthetic.steel import (
+    DRIFTED,
+    LABELS,
+    SteelLine,
+    derive_seed,
+    encode_image,
+    render_folder,
+    render_image,
+)
+from regraft.data.synthetic.steel_defects import DRAWINGS
+from regraft.serving.decoding.quality import QUALITY_NAMES, measure_quality
 
 SMALL = SteelLine.default().with_changes(camera={"resolution_px": 48})
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data import reading
-from data.entries import IntakeError
-from data.ingest import IngestConfig, ingest_sources
-from data.intake import list_source, scan_source
-from data.manifest import read_manifest
-from data.stored import STORED, find_lost, find_stored, list_stored
-from serving.durable import StorageError
+from regraft.data.dataset import read_image as reading
+from regraft.data.dataset.ingest import IngestConfig, ingest_sources
+from regraft.data.dataset.manifest import read_manifest
+from regraft.data.dataset.stored import STORED, find_lost, find_stored, list_stored
+from regraft.data.sources.entries import IntakeError
+from regraft.data.sources.sources import list_source, scan_source
+from regraft.serving.files.durable import StorageError
 
 LENIENT = IngestConfig(max_unreadable_share=1.0)
 
@@ -110,7 +110,7 @@ def test_a_data_set_that_changed_since_is_not_taken_for_the_source(folder, tmp_p
 
 
 def test_only_what_is_new_is_read_and_the_bytes_are_those_of_a_fresh_ingest(folder, tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("data.stored.SETTLED_NS", -(10**10))
+    monkeypatch.setattr("regraft.data.dataset.stored.SETTLED_NS", -(10**10))
     into, known = tmp_path / "dataset", tmp_path / "files.parquet"
     ingest_sources([scan_source(folder, "origin")], into, LENIENT, known=known)
     assert len(opened) == 7
@@ -123,7 +123,7 @@ def test_only_what_is_new_is_read_and_the_bytes_are_those_of_a_fresh_ingest(fold
 
 
 def test_a_file_replaced_by_one_of_equal_size_and_time_is_read_again(folder, tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("data.stored.SETTLED_NS", -(10**10))
+    monkeypatch.setattr("regraft.data.dataset.stored.SETTLED_NS", -(10**10))
     into, known = tmp_path / "dataset", tmp_path / "files.parquet"
     for number in range(2):
         Image.new("RGB", (20, 16), (number, 0, 0)).save(folder / "dog" / "flat.bmp")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.quotas import Component
-from data.twins import describe_look, describe_twins, find_twins, join_twins, read_twins, write_twins
+from regraft.data.dataset.twins import describe_look, describe_twins, find_twins, read_twins, write_twins
+from regraft.data.split.stratify import Component
+from regraft.data.split.twins import join_twins
 
 
 def draw(seed: int, noise: int = 0, size: int = 64) -> np.ndarray:

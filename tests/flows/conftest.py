@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from data.steel import SteelLine, render_folder
-from tasks.params import set_params
-from tasks.workspace import Workspace, init_workspace
+from regraft.data.synthetic.steel import SteelLine, render_folder
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 QUICK = {
     "select.max_images": 48,

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.workspace import Workspace, init_workspace
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "bentoml", "dvc", "great_expectations", "httpx", "onnx", "onnxruntime", "pandas", "prefect", "scipy", "sklearn",
     "timm", "torch",
 }  # fmt: skip
 RUN = """
 import json, sys
-from flows.cli import main
+from regraft.flows.cli import main
 sys.argv[0] = "regraft"
 code = 0
 try:
@@ -34,7 +33,7 @@ def ask(*arguments: str) -> tuple[int, list[str], str]:
     """Return exit code, the heavy packages that were imported, and what was said."""
     code = f"HEAVY = {sorted(HEAVY)!r}\n{RUN}"
     command = [sys.executable, "-P", "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env={}, check=False)
     answer = json.loads(done.stdout.splitlines()[-1])
     return answer["code"], answer["heavy"], done.stderr
 
@@ -116,16 +115,18 @@ def test_a_folder_in_use_is_no_place_for_the_demo(tmp_path: Path) -> None:
 
 def test_a_prediction_needs_no_torch() -> None:
     code = (
-        "import sys, data.ingest, flows.asking, serving.runtime\n"
+        "import sys, regraft.data.dataset.ingest, regraft.flows.asking, regraft.serving.bundle.runtime\n"
         "assert not {'torch', 'timm', 'prefect', 'dvc', 'bentoml'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], env={}, check=True)
 
 
 def test_an_endpoint_is_started_without_torch(home: Workspace) -> None:
     code = (
-        "import sys, pathlib, flows.stack, tasks.workspace\n"
-        f"flows.stack.endpoint_settings(tasks.workspace.open_workspace(pathlib.Path({str(home.root)!r})))\n"
+        "import sys, pathlib\n"
+        "from regraft.flows.server.stack import endpoint_settings\n"
+        "from regraft.tasks.workspace.workspace import open_workspace\n"
+        f"endpoint_settings(open_workspace(pathlib.Path({str(home.root)!r})))\n"
         "assert not {'torch', 'timm', 'prefect', 'dvc'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run([sys.executable, "-P", "-c", code], env={}, check=True)

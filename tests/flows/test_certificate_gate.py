@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from models.first_gate import judge_first
-from serving.bundle import BundleDraft, open_bundle, seal_bundle
-from serving.registry import Registry
-from tasks.gate import gate, respect_certificate
-from tasks.promote import promote
+from regraft.models.promotion.first_gate import judge_first
+from regraft.serving.bundle.format import BundleDraft, open_bundle, seal_bundle
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.steps.gate import gate, respect_certificate
+from regraft.tasks.steps.promote import promote
 
 HURTS = {"decision": "hurts", "reason": "transfer hurts: -0.200 [-0.300, -0.100] in balanced accuracy against scratch"}
 

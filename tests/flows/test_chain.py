@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from serving.registry import Registry
-from tasks.graph import list_stages
-from tasks.params import set_params
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.graph.graph import list_stages
+from regraft.tasks.settings.params import set_params
 
 BIN = Path(sys.executable).parent
 

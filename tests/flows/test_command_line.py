@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import BundleDraft, open_bundle, seal_bundle
-from serving.registry import Registry
-from tasks.gate import gate
-from tasks.knobs import ParamsError, parse_assignments
-from tasks.params import load_params, set_params
-from tasks.promote import promote
+from regraft.serving.bundle.format import BundleDraft, open_bundle, seal_bundle
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.knobs import ParamsError, parse_assignments
+from regraft.tasks.settings.params import load_params, set_params
+from regraft.tasks.steps.gate import gate
+from regraft.tasks.steps.promote import promote
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [

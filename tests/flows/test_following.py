@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.following import Cause, FlowRunFailed, FollowError, Part, follow_run, now, wait_deployed
-from flows.naming import FLOWS, address_deployment
-from flows.stack import StackError, running_server, start_runner, stop
-from tasks.watch import EVENT, resource_of
-from tasks.workspace import Workspace, init_workspace
+from regraft.flows.server.following import Cause, FlowRunFailed, FollowError, Part, follow_run, now, wait_deployed
+from regraft.flows.server.naming import FLOWS, address_deployment
+from regraft.flows.server.stack import StackError, running_server, start_runner, stop
+from regraft.tasks.steps.watch import EVENT, resource_of
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 
 class Live:
@@ -125,7 +125,7 @@ def test_the_deployments_of_a_workspace_can_be_told_apart(live: Live) -> None:
 def test_names_of_an_earlier_release_go_and_names_of_another_workspace_stay(live: Live, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.deployments import forget_former_names, require_own_names
+    from regraft.flows.deployments import forget_former_names, require_own_names
 
     namesake = init_workspace(tmp_path / "w")
     found = httpx.get(f"{live.api}/deployments/name/{address_deployment(live.home, 'train')}", timeout=60).json()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.forecast import PARTS
-from tasks.duration import parse_duration
-from tasks.forecast import fit_into, foresee
-from tasks.intake import take_in
-from tasks.params import ParamsError, load_params, set_params
-from tasks.workspace import Workspace
+from regraft.models.compute.forecast import PARTS
+from regraft.tasks.planning.forecast import fit_into, foresee
+from regraft.tasks.planning.intake import take_in
+from regraft.tasks.settings.duration import parse_duration
+from regraft.tasks.settings.params import ParamsError, load_params, set_params
+from regraft.tasks.workspace.workspace import Workspace
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("45", 45), (" 1.5M ", 90)])
@@ -29,7 +29,7 @@ def test_what_is_no_duration_is_named_with_what_would_be(text: str) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.forecast.CALIBRATION_S", 0.05)
+    monkeypatch.setattr("regraft.models.compute.forecast.CALIBRATION_S", 0.05)
 
 
 @pytest.fixture

@@ -2,17 +2,17 @@
 
 import json
 
-from data.splits import read_split, write_split
-from flows.cli.build import _describe
-from models.intervals import wilson_interval
-from serving.bundle import open_bundle
-from tasks.certify import certify
-from tasks.evaluate import evaluate
-from tasks.export import export
-from tasks.finetune import finetune
-from tasks.notes import list_notes
-from tasks.select import select
-from tasks.summary import TrainReport
+from regraft.data.split.split import read_split, write_split
+from regraft.flows.cli.build import _describe
+from regraft.models.statistics.intervals import wilson_interval
+from regraft.serving.bundle.format import open_bundle
+from regraft.tasks.graph.train_report import TrainReport
+from regraft.tasks.reporting.notes import list_notes
+from regraft.tasks.stages.certify import certify
+from regraft.tasks.stages.evaluate import evaluate
+from regraft.tasks.stages.export import export
+from regraft.tasks.stages.finetune import finetune
+from regraft.tasks.stages.select import select
 
 
 def test_groups_of_the_split_are_what_scores_certificate_report_and_terminal_speak_of(copied):

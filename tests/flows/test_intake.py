@@ -14,21 +14,21 @@ import pytest
 import yaml
 from PIL import Image
 
-from data.classes import LostClassError, UntaughtClassError
-from data.entries import IntakeError
-from data.ingest import IngestConfig, ingest_sources
-from data.intake import read_intake, write_intake
-from data.layout import Layout, LayoutQuestion
-from data.manifest import read_manifest
-from flows.train import train
-from tasks import intake as intake_step
-from tasks import sources
-from tasks.ingest import ingest
-from tasks.intake import add_batch, rescan, take_in
-from tasks.params import set_params
-from tasks.split import split
-from tasks.validate import validate
-from tasks.workspace import Workspace, init_workspace
+from regraft.data.dataset.ingest import IngestConfig, ingest_sources
+from regraft.data.dataset.manifest import read_manifest
+from regraft.data.sources.entries import IntakeError
+from regraft.data.sources.layout import Layout, LayoutQuestion
+from regraft.data.sources.sources import read_intake, write_intake
+from regraft.data.validation.classes import LostClassError, UntaughtClassError
+from regraft.flows.train import train
+from regraft.tasks.planning import intake as intake_step
+from regraft.tasks.planning import sources
+from regraft.tasks.planning.intake import add_batch, rescan, take_in
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.stages.ingest import ingest
+from regraft.tasks.stages.split import split
+from regraft.tasks.stages.validate import validate
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.naming import LONGEST, name_result, name_stop
-from flows.outcome import Outcome
+from regraft.flows.errors.exit_codes import Outcome
+from regraft.flows.server.naming import LONGEST, name_result, name_stop
 
 
 def made(decision: str, gate: str) -> SimpleNamespace:

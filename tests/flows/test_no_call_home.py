@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.stack import free_port
+from regraft.flows.server.stack import free_port
 
 STRACE = shutil.which("strace")
 BIN = Path(sys.executable).parent

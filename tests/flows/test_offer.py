@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-import tasks.offer
-from models.backbones import BackboneError
-from tasks.graph import list_stages
-from tasks.offer import survey
-from tasks.params import set_params
-from tasks.provenance import PACKAGE_ROOT, hash_code, list_read_files, refresh_code
-from tasks.repository import open_repository
-from tasks.workspace import Workspace
+import regraft.tasks.planning.offer
+from regraft.models.backbones.network import BackboneError
+from regraft.tasks.graph.code_hash import PACKAGE_ROOT, hash_code, list_read_files, refresh_code
+from regraft.tasks.graph.graph import list_stages
+from regraft.tasks.planning.offer import survey
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.workspace.dvc_repo import open_repository
+from regraft.tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_OF_A_STAGE = ("models/embedded/", "tasks/blueprint/", "serving/page.html")
+NOT_OF_A_STAGE = ("models/embedded/", "tasks/workspace/blueprint/", "serving/http/page.html")
 """On offer as backbones, or the beginning of a workspace, or the endpoint's."""
 
 
@@ -70,7 +70,7 @@ def test_dvc_sees_it_also_in_a_workspace_whose_graph_is_older(copied, tmp_path: 
     (tmp_path / "more" / "resnet18.new").mkdir(parents=True)
     (tmp_path / "more" / "resnet18.new" / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.hub.embedded_folder", lambda: tmp_path / "more")
+        patch.setattr("regraft.models.backbones.hub.embedded_folder", lambda: tmp_path / "more")
         survey(home)
     assert not is_current()
 
@@ -81,7 +81,7 @@ def test_a_mirror_that_cannot_be_asked_leaves_a_finished_selection_alone(home: W
     def fail(mirror: str) -> None:
         raise BackboneError("HTTP 500")
 
-    monkeypatch.setattr(tasks.offer, "list_offers", fail)
+    monkeypatch.setattr(regraft.tasks.planning.offer, "list_offers", fail)
     survey(home)
     refresh_code(home.code, list_stages(home))
     assert home.code.read_text() == before
@@ -94,8 +94,8 @@ def test_files_that_are_no_code_count_as_the_code_that_reads_them(tmp_path: Path
     assert [file.name for file in list_read_files(tmp_path / "read.py")] == ["page.html", "style.css"]
     before = hash_code("select"), hash_code("split")
     monkeypatch.setattr(
-        "tasks.provenance.list_read_files",
-        lambda module: [tmp_path / "page.html"] if module.name == "prior.py" else [],
+        "regraft.tasks.graph.code_hash.list_read_files",
+        lambda module: [tmp_path / "page.html"] if module.name == "imagenet_prior.py" else [],
     )
     assert (hash_code("select") != before[0], hash_code("split") != before[1]) == (True, False)
 
@@ -108,4 +108,4 @@ def test_every_file_that_ships_beside_code_is_in_the_hash_of_some_stage() -> Non
     modules = [path for floor in ("models", "data", "tasks") for path in (PACKAGE_ROOT / floor).rglob("*.py")]
     read = {str(file.relative_to(PACKAGE_ROOT)) for module in modules for file in list_read_files(module)}
     assert files <= read
-    assert "models/prior.csv" in read
+    assert "models/selection/prior.csv" in read

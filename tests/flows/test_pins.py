@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.bundle import REQUIRED_FILES, seal_bundle
-from serving.durable import StorageError
-from serving.registry import Registry
-from tasks.depot import RemoteError
-from tasks.graph import drive_stage
-from tasks.pins import pin_settings
-from tasks.preflight import find_remote_problems, preflight
-from tasks.repository import open_repository
-from tasks.workspace import Workspace, init_workspace
+from regraft.serving.bundle.format import REQUIRED_FILES, seal_bundle
+from regraft.serving.files.durable import StorageError
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.graph.graph import drive_stage
+from regraft.tasks.planning.preflight import find_remote_problems, preflight
+from regraft.tasks.sharing.depot import RemoteError
+from regraft.tasks.workspace.dvc_repo import open_repository
+from regraft.tasks.workspace.pins import pin_settings
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 HOSTILE = """
 [core]
@@ -138,7 +138,7 @@ def test_links_that_the_workspace_itself_asks_for_are_told_before_anything_runs(
     ],
 )
 def test_a_remote_that_cannot_work_is_told_first(tmp_path: Path, monkeypatch, url: str, said: str) -> None:
-    monkeypatch.setattr("tasks.preflight.find_spec", lambda name: None)
+    monkeypatch.setattr("regraft.tasks.planning.preflight.find_spec", lambda name: None)
     home = init_workspace(tmp_path / "w", remote=url)
     with pytest.raises(RemoteError, match=said):
         preflight(home)

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.asking import ask_champion
-from flows.stack import endpoint_settings
-from models.selection import load_selection
-from serving.bundle import open_bundle
-from serving.preprocess import MOST_PIXELS, load_input
-from serving.settings import ServiceSettings
-from serving.value_range import ValueRange
-from tasks.ingest import ingest
-from tasks.intake import take_in
-from tasks.params import ParamsError, load_params, set_params
-from tasks.select import select
-from tasks.split import split
-from tasks.validate import validate
+from regraft.flows.asking import ask_champion
+from regraft.flows.server.stack import endpoint_settings
+from regraft.models.selection.result import load_selection
+from regraft.serving.bundle.format import open_bundle
+from regraft.serving.decoding.preprocess import MOST_PIXELS, load_input
+from regraft.serving.decoding.value_range import ValueRange
+from regraft.serving.endpoint.settings import ServiceSettings
+from regraft.tasks.planning.intake import take_in
+from regraft.tasks.settings.params import ParamsError, load_params, set_params
+from regraft.tasks.stages.ingest import ingest
+from regraft.tasks.stages.select import select
+from regraft.tasks.stages.split import split
+from regraft.tasks.stages.validate import validate
 
 STRIPES = {"cat": 3, "dog": 6, "owl": 10}
 

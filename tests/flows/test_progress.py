@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tasks import progress
-from tasks.progress import show_progress
+from regraft.tasks.graph import progress
+from regraft.tasks.graph.progress import show_progress
 
 
 class Terminal(io.StringIO):
@@ -52,9 +52,9 @@ def test_without_a_terminal_nothing_is_drawn_and_a_line_comes_now_and_then(monke
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(progress, "QUIET_INTERVAL_S", 0.1)
-    monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("regraft"), "propagate", True)
     started = time.monotonic()
-    with caplog.at_level(logging.INFO, "tasks"), show_progress("fine-tuning") as told:
+    with caplog.at_level(logging.INFO, "regraft"), show_progress("fine-tuning") as told:
         while time.monotonic() - started < 0.35:
             told(1, 2)
     assert 1 <= len(caplog.records) <= 4

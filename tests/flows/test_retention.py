@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.bundle import REQUIRED_FILES, seal_bundle
-from serving.predictions import PredictionLog, PredictionRecord
-from serving.pruning import count_old, prune_log
-from serving.registry import Registry
-from tasks.lineage import keep_lineage
-from tasks.needed_objects import UnknownNeedsError, list_needed
-from tasks.params import set_params
-from tasks.repository import open_repository
-from tasks.retention import apply_cleaning, measure_sizes, plan_cleaning
-from tasks.retention_config import RetentionConfig
-from tasks.sharing import follow, share
-from tasks.workspace import Workspace, init_workspace
+from regraft.serving.bundle.format import REQUIRED_FILES, seal_bundle
+from regraft.serving.log.pruning import count_old, prune_log
+from regraft.serving.log.writer import PredictionLog, PredictionRecord
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.retention.needed_objects import UnknownNeedsError, list_needed
+from regraft.tasks.retention.retention import apply_cleaning, measure_sizes, plan_cleaning
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.settings.retention_config import RetentionConfig
+from regraft.tasks.sharing.sharing import follow, share
+from regraft.tasks.workspace.dvc_repo import open_repository
+from regraft.tasks.workspace.lineage import keep_lineage
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 OLD = time.time() - 400 * 86_400
 """Seconds since the epoch; older than every default."""
@@ -189,7 +189,7 @@ def log_answers(path: Path, count: int, at: float) -> list[str]:
 
 
 def test_an_old_answer_goes_unless_its_label_was_not_learned_yet(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("serving.pruning.NEWEST_KEPT", 3)
+    monkeypatch.setattr("regraft.serving.log.pruning.NEWEST_KEPT", 3)
     path = tmp_path / "p.db"
     old, new = log_answers(path, 6, OLD), log_answers(path, 4, time.time())
     log = PredictionLog(path)
@@ -206,7 +206,7 @@ def test_an_old_answer_goes_unless_its_label_was_not_learned_yet(tmp_path: Path,
 
 
 def test_the_latest_answers_stay_whatever_their_age(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("serving.pruning.NEWEST_KEPT", 4)
+    monkeypatch.setattr("regraft.serving.log.pruning.NEWEST_KEPT", 4)
     log_answers(tmp_path / "p.db", 6, OLD)
     assert prune_log(tmp_path / "p.db", time.time(), []) == 2
 

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from flows.stack import child_environment, running_server, start_runner, stop
-from tasks.params import set_params
-from tasks.watch import EVENT, resource_of
-from tasks.workspace import Workspace
+from regraft.flows.server.stack import child_environment, running_server, start_runner, stop
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.steps.watch import EVENT, resource_of
+from regraft.tasks.workspace.workspace import Workspace
 
 PATIENCE_S = 90
 

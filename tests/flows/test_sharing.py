@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from serving.bundle import REQUIRED_FILES, BundleError, seal_bundle
-from serving.journal import Pointer, RegistryError, chain, replay
-from serving.lines import append_lines, encode_line, read_lines
-from serving.registry import Registry
-from tasks.depot import RemoteError, open_depot
-from tasks.lineage import keep_lineage
-from tasks.params import set_params
-from tasks.push import pull, push
-from tasks.remote_journal import put_entries, read_history
-from tasks.remote_versions import read_version
-from tasks.runs import read_runs, record_run
-from tasks.sharing import RemoteMovedOnError, follow, settle, share
-from tasks.workspace import Workspace, init_workspace
+from regraft.serving.bundle.format import REQUIRED_FILES, BundleError, seal_bundle
+from regraft.serving.files.json_lines import append_lines, encode_line, read_lines
+from regraft.serving.registry.journal import Pointer, RegistryError, chain, replay
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.sharing.depot import RemoteError, open_depot
+from regraft.tasks.sharing.remote_journal import put_entries, read_history
+from regraft.tasks.sharing.remote_versions import read_version
+from regraft.tasks.sharing.sharing import RemoteMovedOnError, follow, settle, share
+from regraft.tasks.steps.push import pull, push
+from regraft.tasks.workspace.lineage import keep_lineage
+from regraft.tasks.workspace.run_log import read_runs, record_run
+from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 
 def make_bundle(folder: Path, content: str) -> Path:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from data.entries import IntakeError
-from tasks.evaluate import evaluate
-from tasks.graph import GraphError, drive_stage, run_stage_alone
-from tasks.params import ParamsError, load_params
-from tasks.repository import open_repository
-from tasks.terms import KEPT, Terms, amend_terms, hold_terms, keep_terms
-from tasks.turns import WorkspaceBusy, take_turn
-from tasks.workspace import Workspace
+from regraft.data.sources.entries import IntakeError
+from regraft.tasks.graph.graph import GraphError, drive_stage, run_stage_alone
+from regraft.tasks.settings.params import ParamsError, load_params
+from regraft.tasks.settings.terms import KEPT, Terms, amend_terms, hold_terms, keep_terms
+from regraft.tasks.stages.evaluate import evaluate
+from regraft.tasks.workspace.dvc_repo import open_repository
+from regraft.tasks.workspace.locks import WorkspaceBusy, take_turn
+from regraft.tasks.workspace.workspace import Workspace
 
 BIN = Path(sys.executable).parent
 

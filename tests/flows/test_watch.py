@@ -11,31 +11,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.manifest import read_manifest
-from data.splits import read_split
-from data.steel import DRIFTED, LABELS, SteelLine, encode_image, render_image
-from data.tables import list_table
-from flows.retrain import retrain
-from serving.bundle import BundleDraft, open_bundle, seal_bundle
-from serving.images import ImageStore
-from serving.labelling import read_requests
-from serving.predictions import PredictionLog, PredictionRecord
-from serving.preprocess import load_input
-from serving.quality import measure_quality
-from serving.registry import Registry
-from serving.runtime import ModelHandle
-from tasks.alarms import read_alarm, write_alarm
-from tasks.collect import collect, learned_batches, read_fresh_labels
-from tasks.gate import gate
-from tasks.ingest import ingest
-from tasks.params import set_params
-from tasks.promote import promote
-from tasks.samples import gather_sample
-from tasks.settle import find_unjudged, find_unsettled
-from tasks.split import split
-from tasks.turns import WorkspaceBusy, take_turn
-from tasks.watch import decide_action, judge_traffic
-from tasks.workspace import Workspace
+from regraft.data.dataset.manifest import read_manifest
+from regraft.data.sources.tables import list_table
+from regraft.data.split.split import read_split
+from regraft.data.synthetic.steel import DRIFTED, LABELS, SteelLine, encode_image, render_image
+from regraft.flows.retrain import retrain
+from regraft.serving.bundle.format import BundleDraft, open_bundle, seal_bundle
+from regraft.serving.bundle.runtime import ModelHandle
+from regraft.serving.decoding.preprocess import load_input
+from regraft.serving.decoding.quality import measure_quality
+from regraft.serving.log.image_store import ImageStore
+from regraft.serving.log.requests import read_requests
+from regraft.serving.log.writer import PredictionLog, PredictionRecord
+from regraft.serving.registry.registry import Registry
+from regraft.tasks.settings.params import set_params
+from regraft.tasks.stages.ingest import ingest
+from regraft.tasks.stages.split import split
+from regraft.tasks.steps.collect import collect, learned_batches, read_fresh_labels
+from regraft.tasks.steps.gate import gate
+from regraft.tasks.steps.promote import promote
+from regraft.tasks.steps.samples import gather_sample
+from regraft.tasks.steps.settle import find_unjudged, find_unsettled
+from regraft.tasks.steps.watch import decide_action, judge_traffic
+from regraft.tasks.workspace.alarms import read_alarm, write_alarm
+from regraft.tasks.workspace.locks import WorkspaceBusy, take_turn
+from regraft.tasks.workspace.workspace import Workspace
 
 ENOUGH = 60
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import models.torchvision_gap  # noqa: F401
+import regraft.models.compute.torchvision_gap  # noqa: F401
 
 # isort: split
 import numpy as np
@@ -13,8 +13,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from models.hub import Backbone
-from models.weight_lock import hash_file
+from regraft.models.backbones.hub import Backbone
+from regraft.serving.files.durable import hash_file
 
 
 @pytest.fixture(scope="session")

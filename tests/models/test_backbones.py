@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.backbones import BackboneError, build_backbone, read_input
+from regraft.models.backbones.network import BackboneError, build_backbone, read_input
 
 
 def test_weights_of_a_folder_are_the_ones_the_network_gets(make_backbone, tmp_path):

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.augmentation import AugmentConfig
-from models.backbones import build_architecture
-from models.blocks import StagedBackbone, StageStatistics, list_widths, stage_backbone
-from models.checkpoint import Classifier
-from models.cutting import cut_backbone
-from models.depth import group_by_depth
-from models.device import place_module
-from models.feeds import ActivationFeed, PixelFeed
-from models.frozen import FeatureStore, FrozenBackbone
-from models.loop import run_training
-from models.optimizer import LoopConfig
-from models.plan import TrainingPlan
-from models.resume import ResumeFolder
-from models.training_data import TrainingData
+from regraft.models.backbones.intermediate_features import StagedBackbone, StageStatistics, list_widths, stage_backbone
+from regraft.models.backbones.network import build_architecture
+from regraft.models.backbones.split import cut_backbone
+from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.compute.cost import group_by_depth
+from regraft.models.compute.device import place_module
+from regraft.models.compute.snapshots import ResumeFolder
+from regraft.models.features.cache import FeatureStore, FrozenBackbone
+from regraft.models.training.augmentation import AugmentConfig
+from regraft.models.training.batches import ActivationFeed, PixelFeed
+from regraft.models.training.data import TrainingData
+from regraft.models.training.loop import run_training
+from regraft.models.training.optimizer import LoopConfig
 
 ARCHITECTURES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)

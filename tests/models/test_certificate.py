@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from models.arms import Outcome
-from models.card import write_certificate as write_card
-from models.certificate import CertifyConfig, certify, write_certificate
-from models.curve import CurveFit, find_crossing, fit_curve, value_labels
-from models.difference import measure_difference
-from models.draws import choose_rows, list_sizes, mark_held, order_rows
-from models.neighbours import answer_by_neighbours, describe_pixels
-from models.transfer_verdict import format_curve, read_certificate, save_certificate
+from regraft.models.certificate.baselines import Outcome
+from regraft.models.certificate.certify import CertifyConfig, certify, write_certificate
+from regraft.models.certificate.learning_curve import CurveFit, find_crossing, fit_curve, value_labels
+from regraft.models.certificate.paired_difference import measure_difference
+from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_pixels
+from regraft.models.certificate.verdict import format_curve, read_certificate, save_certificate
+from regraft.models.export.model_card import write_certificate as write_card
+from regraft.models.statistics.draws import choose_rows, list_sizes, mark_held, order_rows
 
 LABELS = np.arange(120) % 4
 FACTS = {

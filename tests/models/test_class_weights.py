@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from models.class_weights import weigh_classes
-from models.probe import fit_probe
+from regraft.models.features.linear_probe import fit_probe
+from regraft.models.statistics.class_weights import weigh_classes
 
 
 def test_classes_of_one_size_are_not_weighed():

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import tasks.pretrain
-from models.backbones import BackboneError, build_backbone
-from models.distillation import DistillationConfig, distil_backbone, render_scenes
-from models.scenes import SceneConfig, look_again, make_scenes
-from models.stages import measure_scales, split_stages
-from models.steps import settle_batchnorms
+import regraft.tasks.steps.pretrain
+from regraft.models.backbones.network import BackboneError, build_backbone
+from regraft.models.pretraining.distillation import DistillationConfig, distil_backbone, render_scenes
+from regraft.models.pretraining.mobilenet_stages import measure_scales, split_stages
+from regraft.models.pretraining.scenes import SceneConfig, look_again, make_scenes
+from regraft.models.pretraining.state import settle_batchnorms
 
 TINY = DistillationConfig(
     architecture="test_efficientnet",
@@ -113,10 +113,10 @@ def test_a_wrong_teacher_is_refused_with_the_reason(tmp_path, make_backbone, fie
 
 @pytest.mark.parametrize("name", [None, "test_resnet.tiny"])
 def test_a_wrong_teacher_is_told_before_anything_is_rendered(tmp_path, make_backbone, monkeypatch, name):
-    monkeypatch.setattr(tasks.pretrain, "render_bank", lambda images: pytest.fail("rendered"))
+    monkeypatch.setattr(regraft.tasks.steps.pretrain, "render_bank", lambda images: pytest.fail("rendered"))
     folder = make_backbone(tmp_path, name).folder if name else tmp_path / "nowhere"
     with pytest.raises(BackboneError, match="cannot be"):
-        tasks.pretrain.distil(tmp_path, folder, tasks.pretrain.DistilConfig())
+        regraft.tasks.steps.pretrain.distil(tmp_path, folder, regraft.tasks.steps.pretrain.DistilConfig())
 
 
 def test_fields_that_are_no_pictures_are_refused(tmp_path, teacher):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from models.evaluation import EvaluateConfig, evaluate_predictions, write_evaluation
-from models.metrics import (
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions, write_evaluation
+from regraft.models.statistics.metrics import (
     bin_confidence,
     measure_noise,
     rank_images,

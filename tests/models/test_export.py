@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from models.export import (
+from regraft.models.export.onnx import (
     ExportConfig,
     ExportError,
     ParityError,
@@ -23,8 +23,8 @@ from models.export import (
     start_session,
     trace_classifier,
 )
-from serving.bundle import hash_labels
-from serving.preprocess import PreprocessSpec
+from regraft.serving.bundle.format import hash_labels
+from regraft.serving.decoding.preprocess import PreprocessSpec
 
 SPEC = PreprocessSpec(size_px=16, fit="squash", interpolation="bicubic")
 LABELS = ["ant", "bee", "wasp"]
@@ -180,8 +180,8 @@ def test_what_torch_cannot_export_is_told_with_what_to_do():
     ["tf_mobilenetv3_large_minimal_100.in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"],
 )
 def test_a_real_backbone_answers_alike_in_onnx(shared, name, tmp_path):
-    from models.backbones import Normalization, build_backbone
-    from models.checkpoint import Classifier
+    from regraft.models.backbones.network import Normalization, build_backbone
+    from regraft.models.classifier.checkpoint import Classifier
 
     backbone = build_backbone(shared / "backbones" / name)
     spec = PreprocessSpec(size_px=224, fit="squash", interpolation="bicubic")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.adaptation import adapt_batchnorm, list_batchnorms
-from models.backbones import Normalization, build_backbone
-from models.device import DeviceError, choose_device
-from models.features import extract_features, normalise_pixels
+from regraft.models.backbones.network import Normalization, build_backbone
+from regraft.models.compute.device import DeviceError, choose_device
+from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
+from regraft.models.features.extract import extract_features, normalise_pixels
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

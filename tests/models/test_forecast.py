@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from models.depth import GroupWork
-from models.forecast import PARTS, Forecast, Job, forecast_run, measure_speed, say_bytes, say_seconds
-from models.plan import Speed
+from regraft.models.compute.budget import Speed
+from regraft.models.compute.cost import GroupWork
+from regraft.models.compute.forecast import PARTS, Forecast, Job, forecast_run, measure_speed, say_bytes, say_seconds
 
 SMALL, LARGE = (GroupWork(0.1, 0.01),) * 4, (GroupWork(0.5, 0.05),) * 4
 NOMINAL = Speed(200.0, 6.5)

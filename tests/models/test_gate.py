@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from models.first_gate import judge_first
-from models.gate import GateConfig, Sample, compare_versions, spend_error
-from models.paired import compare_paired
+from regraft.models.promotion.first_gate import judge_first
+from regraft.models.promotion.gate import GateConfig, Sample, compare_versions, spend_error
+from regraft.models.statistics.paired import compare_paired
 
 ONCE = GateConfig(max_looks=1)
 

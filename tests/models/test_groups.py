@@ -8,21 +8,21 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from benchmarks.grouped_coverage import GroupedCell, measure_grouped
-from models.arms import Outcome
-from models.certificate import CertifyConfig, write_certificate
-from models.choice import choose_weights, rate_logits
-from models.decision import resample_mean
-from models.design import Design, measure_design
-from models.difference import measure_difference
-from models.draws import choose_rows, order_rows
-from models.evaluation import EvaluateConfig, evaluate_predictions
-from models.intervals import draw_weights, join_strata, number_groups, spread_variance
-from models.metrics import soften_logits, trace_calibration_error, trace_shares
-from models.plan import TrainingPlan
-from models.probe import cross_validate, make_folds
-from models.ranking import bootstrap_best
-from models.scorecard import gather_predictions, prepare_answers
-from models.transferability import decompose, ridge_hits, score_all
+from regraft.models.certificate.baselines import Outcome
+from regraft.models.certificate.certify import CertifyConfig, write_certificate
+from regraft.models.certificate.paired_difference import measure_difference
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
+from regraft.models.features.linear_probe import cross_validate, make_folds
+from regraft.models.selection.decide import resample_mean
+from regraft.models.selection.ranking import bootstrap_best
+from regraft.models.selection.transferability import decompose, ridge_hits, score_all
+from regraft.models.statistics.design import Design, measure_design
+from regraft.models.statistics.draws import choose_rows, order_rows
+from regraft.models.statistics.intervals import draw_weights, join_strata, number_groups, spread_variance
+from regraft.models.statistics.metrics import soften_logits, trace_calibration_error, trace_shares
+from regraft.models.statistics.scorecard import gather_predictions, prepare_answers
+from regraft.models.training.model_choice import choose_weights, rate_logits
 
 QUICK = EvaluateConfig(bootstrap=200)
 FROZEN = json.loads(Path(__file__).with_name("frozen_figures.json").read_text())

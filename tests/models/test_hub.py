@@ -16,11 +16,11 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-import models.weight_sources
-from models.backbones import BackboneError
-from models.downloads import DownloadError, download_file
-from models.hub import Backbone, LicenceRefused, MirrorError, list_backbones, retrieve_backbone
-from models.weight_sources import read_licence
+import regraft.models.backbones.sources
+from regraft.models.backbones.downloads import DownloadError, download_file
+from regraft.models.backbones.hub import Backbone, LicenceRefused, MirrorError, list_backbones, retrieve_backbone
+from regraft.models.backbones.network import BackboneError
+from regraft.models.backbones.sources import read_licence
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "test_resnet.tiny"
@@ -217,7 +217,7 @@ def test_a_mirror_address_gives_the_same_bytes_and_is_listed(make_backbone, retr
 
 def test_an_interrupted_download_goes_on_where_it_broke_off(make_backbone, retrieve, server, monkeypatch):
     made = make_backbone(server.root)
-    monkeypatch.setattr("models.downloads.time.sleep", lambda _: None)
+    monkeypatch.setattr("regraft.models.backbones.downloads.time.sleep", lambda _: None)
     server.cuts = [100_000, 50_000]
     assert retrieve(mirror=server.url).sha256 == made.sha256
     assert server.ranges() == [None, "bytes=100000-", "bytes=150000-"]
@@ -225,7 +225,7 @@ def test_an_interrupted_download_goes_on_where_it_broke_off(make_backbone, retri
 
 def test_a_later_process_resumes_what_an_earlier_one_left(make_backbone, server, tmp_path, monkeypatch):
     made = make_backbone(server.root)
-    monkeypatch.setattr("models.downloads.ATTEMPTS", 1)
+    monkeypatch.setattr("regraft.models.backbones.downloads.ATTEMPTS", 1)
     server.cuts = [120_000]
     url, path = f"{server.url}/{NAME}/model.safetensors", tmp_path / "here" / "model.safetensors"
     with pytest.raises(DownloadError, match="call again to go on"):
@@ -239,7 +239,7 @@ def test_a_later_process_resumes_what_an_earlier_one_left(make_backbone, server,
 @pytest.mark.parametrize("etags", [True, False])
 def test_a_file_that_changed_in_between_is_fetched_anew(etags, make_backbone, server, tmp_path, monkeypatch):
     make_backbone(server.root)
-    monkeypatch.setattr("models.downloads.ATTEMPTS", 1)
+    monkeypatch.setattr("regraft.models.backbones.downloads.ATTEMPTS", 1)
     server.cuts, server.etags = [120_000], etags
     url, path = f"{server.url}/{NAME}/model.safetensors", tmp_path / "model.safetensors"
     with pytest.raises(DownloadError):
@@ -267,7 +267,7 @@ def test_the_hub_is_asked_through_its_client(make_backbone, retrieve, server, mo
 def test_an_interrupted_hub_download_is_resumed(make_backbone, retrieve, server, monkeypatch):
     made = make_backbone(server.root)
     allow_hub(monkeypatch, server.url)
-    monkeypatch.setattr("models.downloads.time.sleep", lambda _: None)
+    monkeypatch.setattr("regraft.models.backbones.downloads.time.sleep", lambda _: None)
     server.cuts = [200_000]
     assert retrieve().sha256 == made.sha256
     assert server.ranges() == [None, "bytes=200000-"]
@@ -292,14 +292,14 @@ def test_a_hub_that_cannot_be_reached_is_a_reason(retrieve, monkeypatch):
 def test_bytes_that_differ_from_the_hubs_own_hash_are_refused(make_backbone, retrieve, server, monkeypatch):
     make_backbone(server.root)
     allow_hub(monkeypatch, server.url)
-    monkeypatch.setattr(models.weight_sources, "hash_file", lambda path: "0" * 64)
+    monkeypatch.setattr(regraft.models.backbones.sources, "hash_file", lambda path: "0" * 64)
     with pytest.raises(BackboneError, match="but the hub states"):
         retrieve()
 
 
 def test_the_clients_offline_switch_is_honoured_in_a_fresh_process(server):
     code = (
-        "import models.weight_sources as w, pathlib, sys\n"
+        "import regraft.models.backbones.sources as w, pathlib, sys\n"
         "try: w.fetch_from_hub('test_resnet.tiny', pathlib.Path('.'))\n"
         "except w.SourceMiss as miss: print(miss)"
     )
@@ -323,7 +323,7 @@ def test_a_mirror_that_is_no_folder_is_not_an_empty_one(retrieve, tmp_path):
 
 
 def test_a_mirror_that_fails_is_an_error_and_no_shorter_list(retrieve, server, monkeypatch):
-    monkeypatch.setattr("models.downloads.time.sleep", lambda _: None)
+    monkeypatch.setattr("regraft.models.backbones.downloads.time.sleep", lambda _: None)
     server.status = 500
     with pytest.raises(BackboneError, match=rf"mirror {server.url} cannot be listed: .*failed 4 times .*HTTP 500"):
         list_backbones(server.url)
@@ -340,14 +340,14 @@ def test_a_mirror_that_fails_is_an_error_and_no_shorter_list(retrieve, server, m
 
 def test_a_mirror_that_cannot_be_reached_is_not_passed_over(make_backbone, retrieve, tmp_path, monkeypatch):
     make_backbone(tmp_path / "elsewhere")
-    monkeypatch.setattr("models.hub.embedded_folder", lambda: tmp_path / "elsewhere")
+    monkeypatch.setattr("regraft.models.backbones.hub.embedded_folder", lambda: tmp_path / "elsewhere")
     with pytest.raises(MirrorError, match="Nothing was taken in its place"):
         retrieve(mirror="http://127.0.0.1:9/weights")
 
 
 def test_a_server_that_was_busy_for_a_moment_is_asked_again(make_backbone, retrieve, server, monkeypatch):
     made = make_backbone(server.root)
-    monkeypatch.setattr("models.downloads.time.sleep", lambda _: setattr(server, "status", None))
+    monkeypatch.setattr("regraft.models.backbones.downloads.time.sleep", lambda _: setattr(server, "status", None))
     server.status = 503
     assert retrieve(mirror=server.url).sha256 == made.sha256
 

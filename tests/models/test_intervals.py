@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest
 
 from benchmarks.interval_coverage import SCORES, Cell, bound_scores, make_population, measure_cell
-from models.evaluation import EvaluateConfig, evaluate_predictions
-from models.intervals import (
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
+from regraft.models.statistics.intervals import (
     bootstrap_scores,
     doubtful_interval,
     draw_weights,
@@ -15,7 +15,13 @@ from models.intervals import (
     spread_variance,
     wilson_interval,
 )
-from models.metrics import count_classes, rank_images, score_balanced_accuracy, score_macro_f1, trace_ranking
+from regraft.models.statistics.metrics import (
+    count_classes,
+    rank_images,
+    score_balanced_accuracy,
+    score_macro_f1,
+    trace_ranking,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (7, 12), (349, 360), (1, 1)])

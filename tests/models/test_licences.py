@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.licences import combine_licences, object_to_licence, read_stated
-from models.selection import SelectConfig
+from regraft.models.backbones.licences import combine_licences, object_to_licence, read_stated
+from regraft.models.selection.result import SelectConfig
 
 POLICY = SelectConfig().forbidden_licences
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.augmentation import AugmentConfig, augment_batch
-from models.backbones import build_backbone
-from models.depth import GroupWork, count_work, group_by_depth
-from models.plan import STEP_OVERHEAD_S, Speed, plan_training, rate_factor
+from regraft.models.backbones.network import build_backbone
+from regraft.models.compute.budget import STEP_OVERHEAD_S, Speed, plan_training, rate_factor
+from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
+from regraft.models.training.augmentation import AugmentConfig, augment_batch
 
 WORK = [GroupWork(1.0, 0.0)] * 4
 SPEED = Speed(100.0, 1.0)  # 10 ms a group forward, 30 ms trained

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-import models.embedded
-from models.adaptation import adapt_batchnorm
-from models.backbones import build_architecture, build_backbone, read_input
-from models.features import extract_features
-from models.pretraining import RecipeConfig, choose_rows, pretrain_backbone, rate_factor, seed_step
-from models.probe import fit_probe
-from models.views import ViewConfig, make_views
+import regraft.models.embedded
+from regraft.models.backbones.network import build_architecture, build_backbone, read_input
+from regraft.models.features.adabn import adapt_batchnorm
+from regraft.models.features.extract import extract_features
+from regraft.models.features.linear_probe import fit_probe
+from regraft.models.pretraining.supervised import RecipeConfig, choose_rows, pretrain_backbone, rate_factor, seed_step
+from regraft.models.pretraining.views import ViewConfig, make_views
 
-EMBEDDED = sorted(path.parent for path in Path(models.embedded.__file__).parent.glob("*/model.safetensors"))
+EMBEDDED = sorted(path.parent for path in Path(regraft.models.embedded.__file__).parent.glob("*/model.safetensors"))
 TINY = RecipeConfig(
     architecture="test_resnet",
     model_args={},

@@ -4,8 +4,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from models.calibration import fit_temperature
-from models.probe import (
+from regraft.models.features.linear_probe import (
     cross_validate,
     fit_logistic,
     fit_path,
@@ -15,6 +14,7 @@ from models.probe import (
     reduce_features,
     sum_log_loss,
 )
+from regraft.models.training.temperature import fit_temperature
 
 
 def draw(n, dims, classes, seed=0, gap=1.0):

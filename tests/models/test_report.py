@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.evaluation import EvaluateConfig, evaluate_predictions
-from models.judging import say_judged
-from models.metrics import soften_logits
-from models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
-from models.report.plots import choose_ticks, draw_curves
-from models.report.report import ReportContent, choose_facts, format_share, render_report
-from models.report.tradeoff import draw_tradeoff
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
+from regraft.models.evaluation.judging import say_judged
+from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
+from regraft.models.report.plots import choose_ticks, draw_curves
+from regraft.models.report.report import ReportContent, choose_facts, format_share, render_report
+from regraft.models.report.tradeoff import draw_tradeoff
+from regraft.models.statistics.metrics import soften_logits
 
 NASTY = '<script>alert("x")</script>'
 ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping", "xlink:href")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from models.card import escape_markdown, render_card
-from models.evaluation import EvaluateConfig, evaluate_predictions
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
+from regraft.models.export.model_card import escape_markdown, render_card
 
 
 def make_card(names=("ant", "bee"), groups=None, **more) -> str:

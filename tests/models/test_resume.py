@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.resume import COMMIT_FILE, ResumeFolder, Snapshot
+from regraft.models.compute.snapshots import COMMIT_FILE, ResumeFolder, Snapshot
 
 # Imports once, then forks a life per line it reads: python and torch take seconds to start.
 NURSERY = """
@@ -24,14 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
-import models.loop
-from models.hub import Backbone
-from models.training import finetune
-from models.tuning import FinetuneConfig
-from serving.preprocess import PreprocessSpec
+import regraft.models.training.loop
+from regraft.models.backbones.hub import Backbone
+from regraft.models.training.finetune import finetune
+from regraft.models.training.config import FinetuneConfig
+from regraft.serving.decoding.preprocess import PreprocessSpec
 
 root, sha256 = Path(sys.argv[1]), sys.argv[2]
-models.loop.SAVE_EVERY_S = 0.05
+regraft.models.training.loop.SAVE_EVERY_S = 0.05
 
 
 def live(name):

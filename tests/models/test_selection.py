@@ -5,15 +5,15 @@ import pytest
 import timm
 import torch
 
-from models.backbones import BackboneError
-from models.candidates import SelectionError, find_objection, list_fits, profile_aspects, sample_rows
-from models.contest import select_backbone
-from models.decision import decide
-from models.race import Lap, choose_starters, leads
-from models.rating import count_repeats
-from models.selection import Candidate, SelectConfig, load_selection, save_selection
-from serving.preprocess import PreprocessSpec
-from tasks.refusals import is_refusal
+from regraft.models.backbones.network import BackboneError
+from regraft.models.selection.candidates import SelectionError, find_objection, list_fits, profile_aspects, sample_rows
+from regraft.models.selection.decide import decide
+from regraft.models.selection.rating import count_repeats
+from regraft.models.selection.result import Candidate, SelectConfig, load_selection, save_selection
+from regraft.models.selection.select import select_backbone
+from regraft.models.selection.successive_halving import Lap, choose_starters, leads
+from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.tasks.settings.refusals import is_refusal
 
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
 
@@ -120,7 +120,7 @@ def test_near_squares_are_squashed_and_others_compared():
 
 def test_one_of_a_mirror_that_cannot_be_had_is_named_and_none_is_an_error(workspace, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("models.hub.embedded_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr("regraft.models.backbones.hub.embedded_folder", lambda: tmp_path / "none")
     (tmp_path / "mirror" / "test_vit.tiny" / "model.safetensors").rename(
         tmp_path / "mirror" / "test_vit.tiny" / "w.bin"
     )

@@ -5,23 +5,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.adaptation import list_batchnorms
-from models.augmentation import AugmentConfig
-from models.backbones import build_backbone, read_input
-from models.blocks import list_widths, stage_backbone
-from models.checkpoint import CheckpointError, load_checkpoint
-from models.choice import choose_weights
-from models.depth import group_by_depth
-from models.features import extract_features
-from models.feeds import PixelFeed
-from models.loop import TrainingDiverged, freeze_groups, run_training, set_training_mode, take_step
-from models.optimizer import LoopConfig, build_optimizer
-from models.plan import TrainingPlan
-from models.resume import ResumeFolder, Snapshot
-from models.training import build_classifier, finetune
-from models.training_data import TrainingData
-from models.tuning import FinetuneConfig
-from serving.preprocess import PreprocessSpec
+from regraft.models.backbones.intermediate_features import list_widths, stage_backbone
+from regraft.models.backbones.network import build_backbone, read_input
+from regraft.models.classifier.checkpoint import CheckpointError, load_checkpoint
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.compute.cost import group_by_depth
+from regraft.models.compute.snapshots import ResumeFolder, Snapshot
+from regraft.models.features.adabn import list_batchnorms
+from regraft.models.features.extract import extract_features
+from regraft.models.training.augmentation import AugmentConfig
+from regraft.models.training.batches import PixelFeed
+from regraft.models.training.config import FinetuneConfig
+from regraft.models.training.data import TrainingData
+from regraft.models.training.finetune import build_classifier, finetune
+from regraft.models.training.loop import TrainingDiverged, freeze_groups, run_training, set_training_mode, take_step
+from regraft.models.training.model_choice import choose_weights
+from regraft.models.training.optimizer import LoopConfig, build_optimizer
+from regraft.serving.decoding.preprocess import PreprocessSpec
 
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
@@ -217,8 +217,8 @@ def test_an_empty_part_is_an_error_that_says_which(task, tmp_path):
 
 
 def test_the_clock_stops_a_run_far_over_its_budget_at_the_best_so_far(task, tmp_path, monkeypatch):
-    monkeypatch.setattr("models.training.STOP_FACTOR", 1e-9)
-    monkeypatch.setattr("models.training.STOP_LEAST_S", 0.0)
+    monkeypatch.setattr("regraft.models.training.finetune.STOP_FACTOR", 1e-9)
+    monkeypatch.setattr("regraft.models.training.finetune.STOP_LEAST_S", 0.0)
     info, folder = train(task, tmp_path)
     assert info.budget_cut
     assert info.steps == 1

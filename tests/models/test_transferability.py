@@ -4,9 +4,9 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.covariance import LedoitWolf
 
-from models.probe import measure_spread
-from models.ranking import bootstrap_best, mean_ranks
-from models.transferability import (
+from regraft.models.features.linear_probe import measure_spread
+from regraft.models.selection.ranking import bootstrap_best, mean_ranks
+from regraft.models.selection.transferability import (
     PENALTIES,
     decompose,
     knn_hits,

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from serving.bundle import hash_labels, seal_bundle
-from serving.preprocess import PreprocessSpec, load_input
-from serving.quality import QUALITY_NAMES, measure_quality
+from regraft.serving.bundle.format import hash_labels, seal_bundle
+from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
+from regraft.serving.decoding.quality import QUALITY_NAMES, measure_quality
 
 LABELS = ["red", "green", "blue"]
 SPEC = PreprocessSpec(size_px=16, fit="squash", interpolation="bilinear")

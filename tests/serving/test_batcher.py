@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from serving.batcher import Batcher, BatcherFullError
-from serving.runtime import Prediction
+from regraft.serving.bundle.runtime import Prediction
+from regraft.serving.endpoint.batcher import Batcher, BatcherFullError
 
 
 class Recorder:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from serving.bundle import BundleError, hash_labels, open_bundle, seal_bundle
+from regraft.serving.bundle.format import BundleError, hash_labels, open_bundle, seal_bundle
 
 
 def problems(folder) -> list[str]:

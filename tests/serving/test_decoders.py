@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from serving import decoders
-from serving.decoders import Decoders
+from regraft.serving.endpoint import decoders
+from regraft.serving.endpoint.decoders import Decoders
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving import effort
-from serving.effort import BoundedReader, EffortError
-from serving.preprocess import MAX_PIXELS, ImageError, decode_image
+from regraft.serving.decoding import effort
+from regraft.serving.decoding.effort import BoundedReader, EffortError
+from regraft.serving.decoding.preprocess import MAX_PIXELS, ImageError, decode_image
 
 SOFT = np.random.default_rng(0).integers(0, 255, (12, 10, 3), dtype=np.uint8)
 COSTLY: dict[str, Callable[[], bytes]] = {}

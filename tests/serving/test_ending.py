@@ -16,15 +16,22 @@ import psutil
 import pytest
 from PIL import Image
 
-from serving.leash import end_tree, leash_command
-from serving.process import GRACE_S, STOP_TIMEOUT_S, ServiceStartError, start_service, stop_service, wait_ready
-from serving.registry import Registry
-from serving.scratch import claim_scratch, clear_scratch
+from regraft.serving.files.scratch import claim_scratch, clear_scratch
+from regraft.serving.process.leash import end_tree, leash_command
+from regraft.serving.process.process import (
+    GRACE_S,
+    STOP_TIMEOUT_S,
+    ServiceStartError,
+    start_service,
+    stop_service,
+    wait_ready,
+)
+from regraft.serving.registry.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 STARTER = """
 import os, pathlib, sys
-from serving.process import start_service, wait_ready
+from regraft.serving.process.process import start_service, wait_ready
 workspace, port = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 process = start_service(workspace, port, log=workspace / "log", settings={"PYTHONPATH": os.environ["PYTHONPATH"]})
 wait_ready(f"http://127.0.0.1:{port}", 90, process=process, log=workspace / "log")
@@ -75,7 +82,7 @@ def workspace(tmp_path_factory, make_bundle) -> Path:
 def unbounded(tmp_path_factory) -> str:
     """Return a PYTHONPATH with which a service decodes files that it should have refused."""
     folder = tmp_path_factory.mktemp("unbounded")
-    code = "from serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
+    code = "from regraft.serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
     (folder / "sitecustomize.py").write_text(code)
     return os.pathsep.join((str(folder), str(ROOT)))
 
@@ -169,7 +176,7 @@ def test_a_stop_while_an_image_is_decoded_ends_in_time_and_leaves_nothing(worksp
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the system does not tell the time of a thread")
 def test_a_worker_whose_decoder_never_comes_back_is_replaced(workspace, tmp_path, unbounded, endless, colour_image):
     (tmp_path / "sitecustomize.py").write_text(
-        "from serving import decoders, effort\n"
+        "from regraft.serving import decoders, effort\n"
         "decoders.Decoders.__init__.__kwdefaults__['stuck_s'] = 2.0\n"
         "effort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
     )
@@ -198,7 +205,7 @@ NEST = "import os, subprocess, sys; subprocess.Popen(['sleep', '600'], start_new
 
 def test_all_that_a_leashed_process_started_ends_with_its_starter(tmp_path):
     (tmp_path / "nest.py").write_text(f"{NEST}; sys.stdin.read()\n")
-    code = "import subprocess, sys; from serving.leash import leash_command\n"
+    code = "import subprocess, sys; from regraft.serving.process.leash import leash_command\n"
     code += "p = subprocess.Popen(leash_command('nest'), stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
     code += "p.stdout.readline(); print(p.pid, flush=True); sys.stdin.read()"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}

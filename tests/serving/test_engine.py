@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.engine import Engine
-from serving.preprocess import PreprocessSpec
-from serving.problems import ProblemError
-from serving.registry import Registry
-from serving.settings import ServiceSettings
-from serving.value_range import ValueRange
-from serving.windows import read_window
+from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.serving.decoding.value_range import ValueRange
+from regraft.serving.endpoint.engine import Engine
+from regraft.serving.endpoint.settings import ServiceSettings
+from regraft.serving.http.problems import ProblemError
+from regraft.serving.log.reader import read_window
+from regraft.serving.registry.registry import Registry
 
 SPEC = PreprocessSpec(size_px=16, fit="squash", interpolation="bilinear", value_range=ValueRange(integer_bits=12))
 

@@ -2,7 +2,7 @@
 
 import os
 
-from serving.images import ImageStore
+from regraft.serving.log.image_store import ImageStore
 
 
 def test_an_image_is_kept_once_and_read_by_its_hash(tmp_path):

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from serving.durable import StorageError, write_bytes
-from serving.lines import append_lines, decode_lines, encode_line, read_lines
+from regraft.serving.files.durable import StorageError, write_bytes
+from regraft.serving.files.json_lines import append_lines, decode_lines, encode_line, read_lines
 
 
 def test_a_torn_line_does_not_swallow_the_next(tmp_path):

@@ -11,11 +11,11 @@ import httpx
 import pytest
 import uvicorn
 
-from serving.arrivals import Arrivals
-from serving.patience import PatientProtocol, be_patient_no_longer
-from serving.problems import ProblemError
-from serving.process import start_service, stop_service, wait_ready
-from serving.registry import Registry
+from regraft.serving.http.bodies import Arrivals
+from regraft.serving.http.deadlines import PatientProtocol, be_patient_no_longer
+from regraft.serving.http.problems import ProblemError
+from regraft.serving.process.process import start_service, stop_service, wait_ready
+from regraft.serving.registry.registry import Registry
 
 HALF = b"GET / HTTP/1.1\r\nhost: a\r\n"
 WHOLE = HALF + b"\r\n"
@@ -124,7 +124,7 @@ def test_over_the_limit_the_connection_longest_without_a_request_leaves(port, mo
 
 
 def test_an_answer_that_nobody_reads_is_given_up(server, port, monkeypatch):
-    monkeypatch.setattr("serving.patience.WRITE_S", 0.3)
+    monkeypatch.setattr("regraft.serving.http.deadlines.WRITE_S", 0.3)
     with connect(port) as client:
         client.sendall(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
         wait_until(lambda: server.server_state.connections)

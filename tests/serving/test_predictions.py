@@ -11,14 +11,14 @@ import time
 import numpy as np
 import pytest
 
-from serving.predictions import (
+from regraft.serving.log.reader import count_answers
+from regraft.serving.log.writer import (
     LogOverloadedError,
     PredictionLog,
     PredictionRecord,
     UnknownLabelError,
     UnknownPredictionError,
 )
-from serving.windows import count_answers
 
 
 def record(number: int, version: str = "v1", labels: tuple[str, ...] = ("a", "b"), at: float = 0.0) -> PredictionRecord:
@@ -144,7 +144,7 @@ def test_a_full_queue_refuses_instead_of_growing(log):
 
 def test_a_database_locked_by_another_is_said_and_survived(log, monkeypatch):
     log.append_now(record(1))
-    monkeypatch.setattr("serving.predictions.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("regraft.serving.log.writer.BUSY_TIMEOUT_S", 0.01)
     other = sqlite3.connect(log.path, isolation_level=None)
     log._submit(lambda connection: connection.execute("PRAGMA busy_timeout=10")).result()
     other.execute("BEGIN IMMEDIATE")
@@ -160,7 +160,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from serving.predictions import PredictionLog, PredictionRecord
+from regraft.serving.log.writer import PredictionLog, PredictionRecord
 log, number = PredictionLog(Path(sys.argv[1])), 0
 while True:
     vectors = (np.full(2, .5), np.zeros(4), np.zeros(10))

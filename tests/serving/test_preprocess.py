@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.preprocess import ImageError, PreprocessSpec, decode_image, load_input, prepare_image
+from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, decode_image, load_input, prepare_image
 
 RAMP = np.full((8, 16, 3), 90, np.uint8)
 RAMP[:, :, 0] = np.arange(0, 240, 15)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.quality import QUALITY_NAMES, measure_quality
+from regraft.serving.decoding.quality import QUALITY_NAMES, measure_quality
 
 
 def figures(pixels: np.ndarray) -> dict[str, float]:

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from serving.bundle import BundleError
-from serving.journal import RegistryError
-from serving.registry import Pointer, Registry
+from regraft.serving.bundle.format import BundleError
+from regraft.serving.registry.journal import RegistryError
+from regraft.serving.registry.registry import Pointer, Registry
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ KILLER = """
 import json, os, random, signal, sys
 from dataclasses import asdict
 from pathlib import Path
-from serving.registry import Registry
+from regraft.serving.registry.registry import Registry
 
 store, *bundles = map(Path, sys.argv[1:])
 registry, chance = Registry(store), random.Random(0)

@@ -8,10 +8,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from serving.bundle import BundleError, open_bundle, seal_bundle
-from serving.preprocess import PreprocessSpec, load_input, open_input
-from serving.runtime import ModelHandle
-from serving.ties import find_turned
+from regraft.serving.bundle.format import BundleError, open_bundle, seal_bundle
+from regraft.serving.bundle.runtime import ModelHandle
+from regraft.serving.bundle.ties import find_turned
+from regraft.serving.decoding.preprocess import PreprocessSpec, load_input, open_input
 
 
 def reseal(folder) -> None:

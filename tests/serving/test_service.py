@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.bundle import open_bundle, seal_bundle
-from serving.durable import write_json
-from serving.predictions import PredictionLog
-from serving.process import ServiceStartError, start_service, stop_service, wait_ready
-from serving.registry import Pointer, Registry
-from serving.silence import SILENT
-from serving.windows import count_answers
+from regraft.serving.bundle.format import open_bundle, seal_bundle
+from regraft.serving.files.durable import write_json
+from regraft.serving.log.reader import count_answers
+from regraft.serving.log.writer import PredictionLog
+from regraft.serving.process.process import ServiceStartError, start_service, stop_service, wait_ready
+from regraft.serving.registry.registry import Pointer, Registry
+from regraft.serving.silence import SILENT
 
 IMAGE_LIMIT, BODY_LIMIT = 25_000_000, 8 * 1024 * 1024
 

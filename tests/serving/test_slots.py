@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
-from serving.durable import write_json
-from serving.registry import Pointer, Registry
-from serving.slots import Slots
+from regraft.serving.endpoint.slots import Slots
+from regraft.serving.files.durable import write_json
+from regraft.serving.registry.registry import Pointer, Registry
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_a_refused_bundle_is_not_loaded_again_at_every_look(registry, slots, bun
     damaged.write_bytes(original)
     slots.poll()
     assert slots.handle is None
-    monkeypatch.setattr("serving.slots.RETRY_S", 0.0)
+    monkeypatch.setattr("regraft.serving.endpoint.slots.RETRY_S", 0.0)
     slots.poll()
     assert slots.handle is not None and slots.state.refusal is None
 

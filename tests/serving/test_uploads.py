@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from serving.limits import BodyLimits
-from serving.problems import ProblemError
-from serving.uploads import rewrite_feedback, rewrite_upload
+from regraft.serving.http.limits import BodyLimits
+from regraft.serving.http.problems import ProblemError
+from regraft.serving.http.uploads import rewrite_feedback, rewrite_upload
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "xx") -> tuple[str, bytes]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.preprocess import MOST_PIXELS, ImageError, PreprocessSpec, decode_image, load_input
-from serving.value_range import ValueRange, fit_range
+from regraft.serving.decoding.preprocess import MOST_PIXELS, ImageError, PreprocessSpec, decode_image, load_input
+from regraft.serving.decoding.value_range import ValueRange, fit_range
 
 GREY = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
 GREY[0, 0], GREY[0, 1] = 0, 255

@@ -1,0 +1,207 @@
+"""The trained network as one module from uint8 pixels to probabilities, and its folder on disk.
+
+A checkpoint can be rebuilt without the backbone it began as: the architecture is in ``checkpoint.json``, every weight
+in ``model.safetensors``.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from regraft.models.backbones.intermediate_features import stage_backbone
+from regraft.models.backbones.network import (
+    BackboneError,
+    Normalization,
+    build_architecture,
+    compare_weights,
+    read_weights,
+)
+from regraft.models.compute.device import is_convolutional
+from regraft.models.features.extract import normalise_pixels
+from regraft.models.features.linear_probe import Probe
+from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.serving.files.durable import replace_folder, write_bytes, write_json
+
+INFO_FILE = "checkpoint.json"
+WEIGHTS_FILE = "model.safetensors"
+HISTORY_FILE = "history.csv"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint folder is incomplete, altered or of another format."""
+
+    exit_code = 1
+
+
+class Classifier(nn.Module):
+    """Normalise, backbone, standardise, linear head, temperature. D features, K classes, S pixels a side."""
+
+    def __init__(self, backbone: nn.Module, normalization: Normalization, features: int, classes: int) -> None:
+        """Start with a head of zeros and a standardiser that changes nothing."""
+        super().__init__()
+        self.backbone = backbone
+        self.normalization = normalization
+        self.head = nn.Linear(features, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("pixel_mean", torch.tensor(normalization.mean).view(1, 3, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(normalization.std).view(1, 3, 1, 1))
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_std", torch.ones(features))
+        self.register_buffer("temperature", torch.ones(()))
+        self.channels_last = is_convolutional(backbone)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities ``(B, K)`` with temperature, embedding ``(B, D)`` and raw logits ``(B, K)``.
+
+        Args:
+            pixels: uint8 ``(B, S, S, 3)`` as ``regraft.serving.decoding.preprocess.prepare_image`` gives them.
+        """
+        embedding = self.embed(pixels)
+        logits = self.score(embedding)
+        return torch.softmax(logits / self.temperature, dim=1), embedding, logits
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return the embedding ``(B, D)`` of uint8 pixels ``(B, S, S, 3)``."""
+        images = normalise_pixels(pixels, self.pixel_mean, self.pixel_std)
+        return self.backbone(images if self.channels_last else images.contiguous())
+
+    def score(self, embedding: Tensor) -> Tensor:
+        """Return logits ``(B, K)`` of embeddings ``(B, D)``."""
+        # Not folded into the head: a dead channel's tiny deviation would explode the weights that training moves.
+        return self.head((embedding - self.feature_mean) / self.feature_std)
+
+    def load_probe(self, probe: Probe) -> None:
+        """Take standardiser and head from a fitted probe."""
+        with torch.no_grad():
+            for ours, theirs in (
+                (self.feature_mean, probe.mean),
+                (self.feature_std, probe.std),
+                (self.head.weight, probe.weight),
+                (self.head.bias, probe.bias),
+            ):
+                ours.copy_(torch.from_numpy(theirs))
+
+
+class BackboneOrigin(BaseModel, frozen=True, extra="forbid"):
+    """Which pretrained weights a checkpoint began from."""
+
+    name: str
+    sha256: str
+    licence: str
+    source: str
+
+
+class Score(BaseModel, frozen=True, extra="forbid"):
+    """A head's figures on the validation part: accuracy with its 95 % Wilson interval, 0-1, and log loss in nats."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    loss: float
+    n: int
+
+
+class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
+    """Everything about a checkpoint that is not a weight."""
+
+    format: Literal[1] = 1
+    labels: list[str]
+    backbone: BackboneOrigin
+    backbone_config: dict[str, Any]
+    preprocess: PreprocessSpec
+    normalization: dict[Literal["mean", "std"], tuple[float, float, float]]
+    embedding_dims: int
+    taps: list[float]
+    kept: Literal["probe", "finetuned"]
+    reason: str
+    steps: int
+    epochs: int
+    best_epoch: int
+    frozen_groups: int
+    groups: int
+    views: int
+    batchnorm: Literal["none", "frozen", "trained"]
+    budget_cut: bool
+    budget_reason: str
+    gained: int
+    lost: int
+    p_value: float
+    strength: float
+    temperature: float
+    validation: dict[str, Score]
+    weights_sha256: str = ""
+
+    def describe_normalization(self) -> Normalization:
+        """Return the colour normalisation as the network takes it."""
+        return Normalization(self.normalization["mean"], self.normalization["std"])
+
+
+def save_checkpoint(classifier: Classifier, info: CheckpointInfo, history: str, into: Path) -> CheckpointInfo:
+    """Write the checkpoint folder ``into`` atomically; return the info with the hash of the weights.
+
+    Args:
+        classifier: Its state is written as float32 safetensors, in the order of names.
+        info: Everything else; ``weights_sha256`` is filled in.
+        history: Content of ``history.csv``.
+        into: The folder, replaced as a whole.
+    """
+    temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in sorted(classifier.state_dict().items())}
+    save_file(state, temporary / WEIGHTS_FILE)
+    digest = hashlib.sha256((temporary / WEIGHTS_FILE).read_bytes()).hexdigest()
+    info = info.model_copy(update={"weights_sha256": digest})
+    write_json(temporary / INFO_FILE, info.model_dump(mode="json"))
+    write_bytes(temporary / HISTORY_FILE, history.encode())
+    replace_folder(temporary, into)
+    return info
+
+
+def read_checkpoint_info(folder: Path) -> CheckpointInfo:
+    """Return ``checkpoint.json`` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: If it is absent or of another format.
+    """
+    try:
+        return CheckpointInfo.model_validate(json.loads((folder / INFO_FILE).read_text()))
+    except (OSError, ValueError, ValidationError) as exc:
+        raise CheckpointError(
+            f"{folder / INFO_FILE} cannot be read as a checkpoint ({exc}). Run finetune again."
+        ) from exc
+
+
+def load_checkpoint(folder: Path) -> tuple[Classifier, CheckpointInfo]:
+    """Return the trained network in eval mode on the CPU and its info.
+
+    Raises:
+        CheckpointError: If the folder is incomplete, the weights were altered or do not fit the architecture.
+    """
+    info = read_checkpoint_info(folder)
+    path = folder / WEIGHTS_FILE
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
+    if found != info.weights_sha256:
+        raise CheckpointError(f"{path} is {found}, but {INFO_FILE} says {info.weights_sha256}. Run finetune again.")
+    try:
+        backbone = build_architecture(info.backbone_config)
+        if info.taps:
+            backbone = stage_backbone(backbone.eval(), info.preprocess.size_px, info.taps)
+        weights = read_weights(path)
+    except BackboneError as exc:
+        raise CheckpointError(f"checkpoint {folder} cannot be rebuilt: {exc}") from exc
+    classifier = Classifier(backbone, info.describe_normalization(), info.embedding_dims, len(info.labels))
+    problems = compare_weights(weights, classifier.state_dict())
+    if problems:
+        raise CheckpointError(f"{path} does not fit {info.backbone_config['architecture']}: " + "; ".join(problems))
+    classifier.load_state_dict(weights)
+    return classifier.eval(), info

@@ -1,0 +1,250 @@
+"""The linear probe: multinomial logistic regression on standardised features, its strength chosen from a small grid."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from regraft.models.statistics.class_weights import weigh_classes
+from regraft.models.statistics.intervals import hold_together
+
+logger = logging.getLogger(__name__)
+
+STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)
+"""Inverse L2 penalties tried, scikit-learn's ``C`` on standardised features."""
+
+MOST_DIRECTIONS = 256
+"""Directions of the features that cross-validation looks at; the fit that is kept sees all."""
+
+MIN_STD_SHARE = 0.1
+"""Floor of a feature's standard deviation, as a share of the median: a dead channel must not be blown up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A linear classifier on standardised features; K classes, D features.
+
+    Attributes:
+        weight: ``(K, D)`` float32.
+        bias: ``(K,)`` float32.
+        mean: ``(D,)`` float32, subtracted from the features.
+        std: ``(D,)`` float32, divided out after that.
+        strength: The chosen inverse penalty.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    strength: float
+
+    def score(self, features: np.ndarray) -> np.ndarray:
+        """Return logits ``(N, K)`` of features ``(N, D)``."""
+        return ((features - self.mean) / self.std) @ self.weight.T + self.bias
+
+
+def measure_spread(features: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale of each feature, both ``(D,)`` float32: its standard deviation, floored, levelled by block.
+
+    Levelled: a block of few numbers weighs as much under the penalty as one of many, so that the wide last stage does
+    not drown the earlier ones.
+
+    Args:
+        features: ``(N, D)``.
+        widths: Numbers in each block, summing to D; one block when None.
+    """
+    wide = features.astype(np.float64)
+    std = wide.std(axis=0)
+    floor = max(MIN_STD_SHARE * float(np.median(std)), 1e-6)
+    widths = widths or (wide.shape[1],)
+    level = np.repeat(np.sqrt(np.asarray(widths) * len(widths) / sum(widths)), widths)
+    return wide.mean(axis=0).astype(np.float32), (np.maximum(std, floor) * level).astype(np.float32)
+
+
+def reduce_features(standard: np.ndarray, most: int = MOST_DIRECTIONS) -> np.ndarray:
+    """Return standardised features ``(N, D)`` along their ``most`` strongest directions, ``(N, min(N, D, most))``.
+
+    An L2 penalty does not see rotations, so nothing is lost but the weakest directions, and with fewer than ``most``
+    images nothing at all.
+    """
+    wide = standard.astype(np.float64)
+    with threadpool_limits(1, user_api="blas"):
+        gram = wide @ wide.T if len(wide) <= wide.shape[1] else wide.T @ wide
+        values, vectors = np.linalg.eigh(gram)
+        strongest = np.argsort(values)[::-1][:most]
+        values, vectors = np.maximum(values[strongest], 0), vectors[:, strongest]
+        return vectors * np.sqrt(values) if len(wide) <= wide.shape[1] else wide @ vectors
+
+
+@dataclass(frozen=True, slots=True)
+class CrossValidation:
+    """What probes said of images they were not fitted on.
+
+    Attributes:
+        strength: The inverse penalty with the least log loss; of equals the smaller one, the stronger penalty.
+        logits: ``(N, K)`` out of fold, at that strength; of several repeats the log of the mean probability.
+        losses: Mean log loss in nats of every strength tried, over all repeats.
+    """
+
+    strength: float
+    logits: np.ndarray
+    losses: dict[float, float]
+
+
+def cross_validate(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    widths: Sequence[int] | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    folds: int = 5,
+    repeats: int = 1,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    rare_weight: float = 0.0,
+) -> CrossValidation:
+    """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` integers in 0..K-1.
+        classes: K.
+        widths: Blocks of the features.
+        strengths: Inverse penalties to try, ascending.
+        folds: Lowered to the smallest class; with a class of one image the smallest strength is taken unseen.
+        repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
+        seed: Of the folds.
+        groups: ``(N,)`` integers, equal for images that belong together: then no fold parts them.
+        rare_weight: See ``weigh_classes``; held-out images weigh alike in any case.
+    """
+    mean, std = measure_spread(features, widths)
+    reduced = reduce_features((features - mean) / std)
+    logits = np.zeros((repeats, len(strengths), len(labels), classes))
+    for number in range(repeats):
+        for train, held in make_folds(labels, folds, seed + number, groups):
+            path = fit_path(reduced[train], labels[train], classes, strengths, rare_weight)
+            for place, (weight, bias) in enumerate(path):
+                logits[number, place, held] = reduced[held] @ weight.T + bias
+    losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
+    best = int(np.argmin(losses))
+    said = logits[0, best]
+    if repeats > 1:
+        said = logsumexp(log_softmax(logits[:, best], axis=2), axis=0) - np.log(repeats)
+    return CrossValidation(
+        float(strengths[best]), said.astype(np.float32), dict(zip(map(float, strengths), losses.tolist(), strict=True))
+    )
+
+
+def fit_probe(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: int,
+    strength: float,
+    widths: Sequence[int] | None = None,
+    rare_weight: float = 0.0,
+) -> Probe:
+    """Fit a probe.
+
+    Args:
+        features: ``(N, D)``.
+        labels: ``(N,)`` integers in 0..K-1; every class occurs.
+        classes: K.
+        strength: Inverse penalty, for instance that of ``cross_validate``.
+        widths: Blocks of the features.
+        rare_weight: See ``weigh_classes``.
+
+    Raises:
+        ValueError: If a class has no image.
+    """
+    absent = sorted(set(range(classes)) - set(np.unique(labels).tolist()))
+    if absent:
+        raise ValueError(f"classes {absent} of {classes} have no training image; a head cannot learn them.")
+    mean, std = measure_spread(features, widths)
+    weight, bias = fit_logistic((features - mean) / std, labels, classes, strength, rare_weight)
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, strength)
+
+
+def make_folds(
+    labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (train, held-out) rows of a stratified cross-validation; empty if a class has a single image.
+
+    Images of one of the ``groups`` ``(N,)`` are held out together. Where a class has a single group that cannot be:
+    then images are dealt one by one.
+    """
+    held = hold_together(groups)
+    if held is not None and (dealt := _deal_groups(labels, folds, seed, held)):
+        return dealt
+    folds = min(folds, int(np.bincount(labels)[np.unique(labels)].min()))
+    if folds < 2:
+        return []
+    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels[:, None], labels))
+
+
+def _deal_groups(labels: np.ndarray, folds: int, seed: int, held: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return folds of whole groups, each taught by every class; empty where there are none such."""
+    classes = np.unique(labels)
+    folds = min([folds, *(len(np.unique(held[labels == label])) for label in classes)])
+    if folds < 2:
+        return []
+    deal = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    dealt = list(deal.split(labels[:, None], labels, held))
+    return dealt if all(len(np.unique(labels[train])) == len(classes) for train, _ in dealt) else []
+
+
+def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the summed negative log probability of the labels, in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(labels)), labels]
+    return float(np.sum(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+
+
+def fit_logistic(
+    x: np.ndarray, y: np.ndarray, classes: int, strength: float, rare_weight: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression.
+
+    With fewer images than features the fit runs in the span of the images: the optimum is the same and it is faster.
+    """
+    basis = None
+    with threadpool_limits(1, user_api="blas"):
+        if x.shape[0] < x.shape[1]:
+            basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
+            x = x @ basis
+    weight, bias = next(fit_path(x, y, classes, [strength], rare_weight))
+    return (weight if basis is None else weight @ basis.T), bias
+
+
+def fit_path(
+    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], rare_weight: float = 0.0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield weight ``(K, D)`` and bias ``(K,)`` for each strength, every fit starting where the last one ended.
+
+    A class without an image in ``y`` is never answered.
+    """
+    weights = weigh_classes(y, classes, rare_weight)
+    weighing = None if weights is None else {int(one): float(weights[one]) for one in np.unique(y)}
+    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True, class_weight=weighing)
+    wide = x.astype(np.float64)
+    for strength in strengths:
+        # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
+        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+            # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_params(C=strength).fit(wide, y)
+        weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
+        if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
+            weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2
+            bias[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2
+        else:
+            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        yield weight, bias

@@ -1,0 +1,4 @@
+"""The gate before the champion's place: two questions to the same images, or a first version alone.
+
+It decides and never acts; ``tasks/steps/promote.py`` acts. Read first: ``gate.compare_versions``.
+"""

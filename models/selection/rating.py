@@ -1,0 +1,172 @@
+"""What one candidate backbone shows on a small labelled sample, all of it from one pass over the pixels."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from regraft.models.backbones.hub import Backbone
+from regraft.models.compute.device import DeviceName
+from regraft.models.features.adabn import list_batchnorms
+from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
+from regraft.models.features.linear_probe import CrossValidation, cross_validate
+from regraft.models.selection.candidates import sample_rows
+from regraft.models.selection.transferability import Scores, score_all
+from regraft.models.statistics.design import Design, measure_design
+from regraft.models.statistics.intervals import wilson_interval
+from regraft.serving.decoding.preprocess import PreprocessSpec
+
+logger = logging.getLogger(__name__)
+
+TRIAL_IMAGES = 120
+"""Images on which the source's BatchNorm statistics are compared with the target's, and ways to a square with each
+other; the choice is coarse and should not cost a second whole pass."""
+
+DEALT_IMAGES = 300
+MOST_REPEATS = 10
+"""Fewer images than the first are dealt into folds again and again until so many answers are given, or so often: with
+thirty images one way to deal them decided between backbones as much as the backbones did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A candidate on N sampled training images of K classes.
+
+    Attributes:
+        backbone: The weights.
+        spec: How its images were prepared.
+        frozen: The network at work, with its features kept.
+        features: ``(N, D)``.
+        probe: Cross-validated linear probe.
+        scores: Scores that need no training.
+        adapt_images: Images that its BatchNorm statistics were re-estimated on; 0 keeps the source's.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
+    """
+
+    backbone: Backbone
+    spec: PreprocessSpec
+    frozen: FrozenBackbone
+    features: Features
+    probe: CrossValidation
+    scores: Scores
+    adapt_images: int
+    groups: np.ndarray | None = None
+
+    def hits(self, labels: np.ndarray) -> np.ndarray:
+        """Return whether the probe names each held-out image rightly, ``(N,)`` bool."""
+        return self.probe.logits.argmax(axis=1) == labels
+
+    def merit(self, labels: np.ndarray) -> np.ndarray:
+        """Return what each image says for the candidate, ``(N,)`` in 0-1: mean of nearest neighbour, ridge, probe.
+
+        The probe speaks through the probability of the true class, which varies less from sample to sample than a hit.
+        """
+        chosen = likelihoods(self.probe.logits, labels)
+        return (self.scores.knn_hits + self.scores.ridge.hits + chosen) / 3
+
+    def interval(self, labels: np.ndarray) -> tuple[float, float, float]:
+        """Return the probe's accuracy and its 95 % Wilson interval."""
+        right, n, design = int(self.hits(labels).sum()), len(labels), weigh_lead(self.hits(labels), self.groups)
+        low, high = wilson_interval(design.shrink(right), design.shrink(n))
+        return right / n, float(low), float(high)
+
+    def standard_error(self, labels: np.ndarray) -> float:
+        """Return the standard error of the probe's accuracy."""
+        hits = self.hits(labels)
+        return float(hits.std(ddof=1) / np.sqrt(len(labels) / weigh_lead(hits, self.groups).effect))
+
+
+def weigh_lead(values: np.ndarray, groups: np.ndarray | None) -> Design:
+    """Return the design of the mean of ``values`` ``(N,)``, one for each image, of images in ``groups``."""
+    return measure_design((values - values.mean()) / len(values), np.zeros(len(values), dtype=np.int64), groups)
+
+
+def likelihoods(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the probability of each image's own class, ``(N,)``."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return shares[np.arange(len(labels)), labels] / shares.sum(axis=1)
+
+
+def rate_backbone(
+    backbone: Backbone,
+    spec: PreprocessSpec,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    *,
+    adapt_images: int,
+    folds: int,
+    seed: int,
+    store: FeatureStore,
+    device: DeviceName = "auto",
+    groups: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Rating:
+    """Return what the candidate shows on images ``(N, S, S, 3)`` with labels ``(N,)`` in 0..K-1.
+
+    A BatchNorm network is tried under the source's statistics and under the target's. Which is better depends on the
+    weights: networks trained on photographs lost six points on steel under the target's, weak ones gained. The target's
+    must be better by more than one standard error of the log loss of a cross-validated probe. ``groups`` ``(N,)`` are
+    left out whole wherever otherwise an image is.
+    """
+    adapted = choose_statistics(backbone, pixels, labels, adapt_images, folds, seed, store, device, groups)
+    frozen = FrozenBackbone(backbone, pixels, adapt_images=adapted, store=store, device=device)
+    features = frozen.embed(pixels, progress=progress)
+    probe = cross_validate(
+        features.values,
+        labels,
+        classes=int(labels.max()) + 1,
+        widths=features.widths,
+        folds=folds,
+        repeats=count_repeats(len(labels)),
+        seed=seed,
+        groups=groups,
+    )
+    scores = score_all(features.values, labels, groups)
+    return Rating(backbone, spec, frozen, features, probe, scores, adapted, groups)
+
+
+def count_repeats(images: int) -> int:
+    """Return how often so many images are dealt into folds."""
+    return min(max(1, DEALT_IMAGES // images), MOST_REPEATS)
+
+
+def choose_statistics(
+    backbone: Backbone,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    adapt_images: int,
+    folds: int,
+    seed: int,
+    store: FeatureStore,
+    device: DeviceName,
+    groups: np.ndarray | None,
+) -> int:
+    """Return on how many images BatchNorm statistics are best re-estimated: ``adapt_images``, or 0 for the source's."""
+    source = FrozenBackbone(backbone, pixels, adapt_images=0, store=store, device=device)
+    if adapt_images == 0 or not list_batchnorms(source.network):
+        return 0
+    rows = sample_rows(labels, np.arange(len(labels)), max(TRIAL_IMAGES, 2 * len(np.unique(labels))), seed)
+    rows = rows[np.bincount(labels)[labels[rows]] > 1]  # a single image of a class can be in no fold
+    known, codes = np.unique(labels[rows], return_inverse=True)
+    if len(known) < 2:
+        return 0
+    losses = []
+    target = FrozenBackbone(backbone, pixels, adapt_images=adapt_images, store=store, device=device)
+    for frozen in (source, target):
+        features = frozen.embed(pixels[rows])
+        found = cross_validate(
+            features.values,
+            codes,
+            classes=len(known),
+            widths=features.widths,
+            folds=folds,
+            seed=seed,
+            groups=None if groups is None else groups[rows],
+        )
+        losses.append(-np.log(likelihoods(found.logits, codes).clip(1e-6)))
+    gain = losses[0] - losses[1]
+    effect = weigh_lead(gain, None if groups is None else groups[rows]).effect
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain) / effect))
+    logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
+    return adapt_images if gain.mean() > error else 0

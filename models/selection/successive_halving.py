@@ -1,0 +1,207 @@
+"""The race: those that may be the best are fine-tuned on a growing share of the budget, the worse half drops out.
+
+Every candidate predicts each sampled image once, from a network that did not see it. Source: successive halving,
+Jamieson and Talwalkar 2016, arXiv 1502.07943.
+"""
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from regraft.models.compute.device import choose_device, deterministic_kernels
+from regraft.models.compute.snapshots import ResumeFolder
+from regraft.models.features.linear_probe import fit_probe, make_folds
+from regraft.models.selection.ranking import bootstrap_best
+from regraft.models.selection.rating import Rating, likelihoods, weigh_lead
+from regraft.models.training.batches import score_images
+from regraft.models.training.config import FinetuneConfig, make_plan
+from regraft.models.training.data import TrainingData
+from regraft.models.training.finetune import build_classifier, train_from
+from regraft.models.training.loop import TrainingDiverged, copy_state
+
+logger = logging.getLogger(__name__)
+
+SEATS = 4
+"""Candidates, at most, that the last choice is between; in a race the prior's favourite may be one more."""
+HALVING = 3
+FOLDS = 3
+RACE_GIB = 0.5
+"""Disk that kept activations may take in the race, below the temporary folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One candidate in one round of the race.
+
+    Attributes:
+        name: The candidate.
+        round: From 1; each has three times the budget of the one before.
+        budget_s: Counted seconds on the nominal machine, over all folds.
+        accuracy: Out of fold, of the probe, or of the fine-tuned network where that leads; 0-1.
+        tuned: Of the fine-tuned networks alone.
+        chance: How likely the candidate is the best of this round, 0-1.
+    """
+
+    name: str
+    round: int
+    budget_s: float
+    accuracy: float
+    tuned: float
+    chance: float
+
+
+def choose_starters(chances: Mapping[str, float], favourite: str | None, most: int, least_chance: float) -> list[str]:
+    """Return who races, the likeliest first: those above ``least_chance``, three at least; the favourite always."""
+    ordered = sorted(chances, key=lambda name: (-chances[name], name))
+    starters = [name for place, name in enumerate(ordered) if place < 3 or chances[name] > least_chance][:most]
+    if favourite is not None and favourite not in starters:
+        starters.append(favourite)
+    return starters
+
+
+def run_race(
+    ratings: Mapping[str, Rating],
+    starters: Sequence[str],
+    pixels_of: Callable[[str], np.ndarray],
+    labels: np.ndarray,
+    config: FinetuneConfig,
+    *,
+    budget_s: float,
+    rounds: int,
+    favourite: str | None,
+    settled: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Lap], dict[str, np.ndarray]]:
+    """Let the starters race; return all laps and what each image says for those who raced, ``(N,)`` in 0-1.
+
+    Ends early when one candidate is the best with probability ``settled``.
+
+    Args:
+        ratings: Of all candidates.
+        starters: Who begins.
+        pixels_of: From a name to its sampled images ``(N, S, S, 3)``.
+        labels: ``(N,)`` in 0..K-1.
+        config: The recipe of fine-tuning.
+        budget_s: Counted seconds of a candidate in the first round.
+        rounds: At most.
+        favourite: Races to the end whatever happens.
+        settled: Probability, 0-1.
+        progress: Called with (candidates fine-tuned, at most).
+    """
+    racing, laps, merits, done = list(starters), [], {}, 0
+    whole = count_laps(len(racing), rounds)
+    for number in range(1, rounds + 1):
+        if len(racing) < 2:
+            break
+        budget = budget_s * HALVING ** (number - 1)
+        found = {}
+        for name in racing:
+            found[name] = race_once(ratings[name], pixels_of(name), labels, config, budget)
+            done += 1
+            if progress is not None:
+                progress(min(done, whole), whole)
+        merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
+        chances = bootstrap_best({name: merits[name] for name in racing}, groups=ratings[racing[0]].groups)
+        for name, (logits, tuned) in found.items():
+            accuracy = float(np.mean(logits.argmax(axis=1) == labels))
+            laps.append(Lap(name, number, budget, accuracy, tuned, chances[name]))
+        racing.sort(key=lambda name: (-chances[name], name))
+        if max(chances.values()) >= settled:
+            break
+        kept = racing[: max(1, math.ceil(len(racing) / 2))]
+        racing = kept + [name for name in racing if name == favourite and name not in kept]
+    return laps, merits
+
+
+def count_laps(starters: int, rounds: int) -> int:
+    """Return how many candidates are fine-tuned at most, the favourite's seat apart."""
+    return max(sum(racing for _, racing in list_rounds(starters, rounds)), 1)
+
+
+def list_rounds(starters: int, rounds: int) -> list[tuple[int, int]]:
+    """Return for each round what a candidate's budget is multiplied by, and how many race at most."""
+    planned = []
+    for number in range(rounds):
+        if starters < 2:
+            break
+        planned.append((HALVING**number, starters))
+        starters = math.ceil(starters / 2)
+    return planned
+
+
+def race_once(
+    rating: Rating, pixels: np.ndarray, labels: np.ndarray, config: FinetuneConfig, budget_s: float
+) -> tuple[np.ndarray, float]:
+    """Return out-of-fold logits ``(N, K)`` of the probe, or of fine-tuned networks if they lead; and their accuracy.
+
+    Fine-tuned weights are those after the last epoch: the best epoch on the held-out fold would flatter itself.
+    """
+    classes = int(labels.max()) + 1
+    splits = make_folds(labels, FOLDS, config.seed, rating.groups)
+    tuned = np.zeros((len(labels), classes), dtype=np.float32)
+    share = config.model_copy(
+        update={"budget_s": budget_s / max(1, len(splits)), "activations_gib": min(config.activations_gib, RACE_GIB)}
+    )
+    for train, held in splits:
+        tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
+    rating.frozen.release()
+    better = tuned if splits and leads(tuned, rating.probe.logits, labels, rating.groups) else rating.probe.logits
+    return better, float(np.mean(tuned.argmax(axis=1) == labels))
+
+
+def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:
+    """Say whether fine-tuning is ahead of the probe by more than one standard error, image by image or by group.
+
+    As in the final training, where the simpler head is kept in doubt: with few images one fine-tuned network in two is
+    ahead by chance, and the best of several such chances would win the race.
+    """
+    lead = likelihoods(tuned, labels) - likelihoods(probe, labels)
+    return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead) / weigh_lead(lead, groups).effect))
+
+
+def tune_fold(
+    rating: Rating,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    held: np.ndarray,
+    config: FinetuneConfig,
+) -> np.ndarray:
+    """Return the logits ``(len(held), K)`` of a network fine-tuned on ``train``; the rating is left as it was."""
+    features, device = rating.features, choose_device(config.device)
+    probe = fit_probe(
+        features.values[train],
+        labels[train],
+        classes=int(labels.max()) + 1,
+        strength=rating.probe.strength,
+        widths=features.widths,
+    )
+    classifier = build_classifier(
+        rating.frozen.network, rating.frozen.normalization, features.widths, len(probe.bias), device
+    )
+    before = copy_state(classifier)
+    classifier.load_probe(probe)
+    data = TrainingData(pixels, labels.astype(np.int64), train, held)
+    with tempfile.TemporaryDirectory() as folder, deterministic_kernels(), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        plan = make_plan(classifier, data, pixels.shape[1], config, device)
+        resume = ResumeFolder(Path(folder), "race")
+        try:
+            run = train_from(classifier, data, plan, config, resume, None)
+            logger.info("lap name=%s steps=%d", rating.backbone.name, run.step)
+        except TrainingDiverged as error:  # one candidate that does not train must not end the comparison of all
+            logger.warning("lap name=%s diverged, its probe stands: %s", rating.backbone.name, error)
+            classifier.load_state_dict(before)
+            classifier.load_probe(probe)
+        logits = score_images(classifier, data, held, plan.batch_size)
+    classifier.load_state_dict(before)
+    for parameter in classifier.parameters():
+        parameter.requires_grad_(True)
+    classifier.eval()
+    return logits

@@ -1,0 +1,169 @@
+"""What a training step looks at: pixels changed anew for every step, or kept activations of a frozen prefix.
+
+Both draw everything from (seed, step) or (seed, view), so that a run killed anywhere leaves no trace.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regraft.models.backbones.split import CutBackbone
+from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.device import mixed_precision
+from regraft.models.features.extract import normalise_pixels, take_batch
+from regraft.models.training.augmentation import AugmentConfig, augment_batch
+from regraft.models.training.data import TrainingData
+from regraft.serving.files.durable import sync_folder
+
+logger = logging.getLogger(__name__)
+
+HALF_LIMIT = 3e4
+"""Activations beyond this are kept in single precision: half precision ends at 65504."""
+
+
+def seed_of(*parts: int) -> int:
+    """Return a 63-bit seed mixed from ``parts``."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Feed(Protocol):
+    """Where batches come from and how they become embeddings."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Make ready what epoch ``epoch`` (from 0) needs; the network is left in eval mode if it was used."""
+
+    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
+        """Return embeddings ``(B, D)`` of changed training images, with gradients."""
+
+    def score_held(self, batch_size: int) -> np.ndarray:
+        """Return logits ``(M, K)`` of the validation images, in eval mode, which is left on."""
+
+
+class PixelFeed:
+    """Every step changes its images anew and runs them through the whole network."""
+
+    def __init__(self, classifier: Classifier, data: TrainingData, augment: AugmentConfig, seed: int) -> None:
+        self._classifier, self._data, self._augment, self._seed = classifier, data, augment, seed
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing is kept."""
+
+    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
+        """Return embeddings of the images at ``rows``, changed as (seed, step) says."""
+        generator = torch.Generator().manual_seed(seed_of(self._seed, 2, step))
+        batch = take_batch(self._data.pixels, rows, self._classifier.head.weight.device)
+        return self._classifier.embed(augment_batch(batch, self._augment, generator))
+
+    def score_held(self, batch_size: int) -> np.ndarray:
+        """Return the logits of the validation images."""
+        return score_images(self._classifier, self._data, self._data.validation, batch_size)
+
+
+class ActivationFeed:
+    """The frozen prefix runs once for each of a few views of an image; only the suffix runs in every step.
+
+    Epoch ``e`` trains on view ``e`` modulo the number of views. A view is a file that is whole or absent.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        cut: CutBackbone,
+        data: TrainingData,
+        augment: AugmentConfig,
+        *,
+        views: int,
+        batch_size: int,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        """Keep activations below ``folder``, which belongs to this run alone."""
+        self._classifier, self._cut, self._data, self._augment = classifier, cut, data, augment
+        self._views, self._batch_size, self._seed, self._folder = views, batch_size, seed, folder
+        self._places = np.full(len(data.pixels), -1)
+        self._places[data.train] = np.arange(len(data.train))
+        self._view: np.ndarray = np.empty((0, 0))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Map the view of this epoch, computing it when it is asked for the first time."""
+        number = epoch % self._views
+        self._view = self._open(f"view-{number}.npy", self._data.train, number)
+
+    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
+        """Return embeddings of the kept activations at ``rows``."""
+        return self._embed(self._view[self._places[rows]])
+
+    def score_held(self, batch_size: int) -> np.ndarray:
+        """Return the logits of the validation images from their kept activations."""
+        self._classifier.eval()
+        held = self._open("held.npy", self._data.validation, None)
+        parts = []
+        device = self._classifier.head.weight.device
+        with torch.inference_mode(), mixed_precision(device):
+            for start in range(0, len(held), batch_size):
+                embedding = self._embed(held[start : start + batch_size]).float()
+                parts.append(self._classifier.score(embedding).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _embed(self, activations: np.ndarray) -> Tensor:
+        rows = torch.from_numpy(activations.astype(np.float32)).to(self._classifier.head.weight.device)
+        return self._cut.suffix(rows)
+
+    def _open(self, name: str, rows: np.ndarray, view: int | None) -> np.ndarray:
+        path = self._folder / name
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._fill(path, rows, view)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def _fill(self, path: Path, rows: np.ndarray, view: int | None) -> None:
+        """Write the prefix's activations of the images at ``rows``: changed for a view, as they are without one."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Half precision unless an activation does not fit: then all of the file in single precision.
+        if not self._write(temporary, rows, view, np.float16):
+            self._write(temporary, rows, view, np.float32)
+        temporary.replace(path)
+        sync_folder(path.parent)
+
+    def _write(self, path: Path, rows: np.ndarray, view: int | None, number: type) -> bool:
+        """Write the activations as ``number``; say whether all of them fit."""
+        generator = torch.Generator().manual_seed(seed_of(self._seed, 3, view or 0))
+        self._classifier.eval()
+        kept = np.lib.format.open_memmap(path, "w+", number, (len(rows), self._cut.values))
+        for start in range(0, len(rows), self._batch_size):
+            batch = take_batch(self._data.pixels, rows[start : start + self._batch_size], self._device)
+            batch = batch if view is None else augment_batch(batch, self._augment, generator)
+            values = run_prefix(self._cut.prefix, self._classifier, batch)
+            if number is np.float16 and not bool(values.abs().max() < HALF_LIMIT):
+                return False
+            kept[start : start + len(values)] = values.cpu().numpy()
+        kept.flush()
+        return True
+
+    @property
+    def _device(self) -> torch.device:
+        return self._classifier.head.weight.device
+
+
+def run_prefix(prefix: nn.Module, classifier: Classifier, batch: Tensor) -> Tensor:
+    """Return one row of numbers for each of the uint8 images ``(B, S, S, 3)``, in single precision."""
+    with torch.inference_mode(), mixed_precision(batch.device):
+        images = normalise_pixels(batch, classifier.pixel_mean, classifier.pixel_std)
+        return prefix(images if classifier.channels_last else images.contiguous()).float()
+
+
+def score_images(classifier: Classifier, data: TrainingData, rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the logits ``(N, K)`` of the images at ``rows``, in eval mode, which is left on."""
+    classifier.eval()
+    device = classifier.head.weight.device
+    parts = []
+    with torch.inference_mode(), mixed_precision(device):
+        for start in range(0, len(rows), batch_size):
+            batch = take_batch(data.pixels, rows[start : start + batch_size], device)
+            parts.append(classifier.score(classifier.embed(batch).float()).float().cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,250 @@
+"""Fine-tuning from end to end: linear probe on kept features, fine-tuning from that head, the better one kept.
+
+The loop is in ``models/training/loop.py``, the settings in ``models/training/config.py``, what is written in
+``models/classifier/checkpoint.py``.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regraft.models.backbones.hub import Backbone
+from regraft.models.backbones.intermediate_features import TAP_SHARES, StagedBackbone
+from regraft.models.backbones.network import Normalization, read_config
+from regraft.models.backbones.split import cut_backbone
+from regraft.models.classifier.checkpoint import BackboneOrigin, CheckpointInfo, Classifier, save_checkpoint
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.compute.device import choose_device, deterministic_kernels, limit_threads, place_module
+from regraft.models.compute.snapshots import ResumeFolder
+from regraft.models.features.adabn import list_batchnorms
+from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
+from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
+from regraft.models.training.config import FinetuneConfig, make_plan
+from regraft.models.training.data import TrainingData, gather_data
+from regraft.models.training.linear_start import Start, prepare_start, refit_probe
+from regraft.models.training.loop import TrainingRun, copy_state, run_training, set_training_mode
+from regraft.models.training.model_choice import choose_weights, format_history, rate_logits
+from regraft.models.training.temperature import fit_temperature
+from regraft.serving.decoding.preprocess import PreprocessSpec
+
+logger = logging.getLogger(__name__)
+
+STOP_FACTOR = 3.0
+STOP_LEAST_S = 300.0
+"""The fuse behind the budget: a busy machine should not make another model, only a hopeless one be stopped."""
+
+
+def finetune(
+    backbone: Backbone,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    parts: np.ndarray,
+    names: Sequence[str],
+    preprocess: PreprocessSpec,
+    config: FinetuneConfig,
+    *,
+    state: Path,
+    into: Path,
+    adapt_images: int = 0,
+    groups: np.ndarray | None = None,
+    features: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckpointInfo:
+    """Train a classifier on the "train" rows, choose on the "validation" rows and write the checkpoint ``into``.
+
+    Equal arguments give equal bytes on one machine, also when the process was killed in between and run again.
+
+    Args:
+        backbone: Pretrained weights; where they came from goes into the checkpoint.
+        pixels: uint8 ``(N, S, S, 3)``, S as ``preprocess`` says; a memory map is read batch by batch.
+        labels: ``(N,)`` integers into ``names``.
+        parts: ``(N,)`` strings; rows of other parts than "train" and "validation" are not looked at.
+        names: The labels' names.
+        preprocess: How the pixels were made.
+        config: Budget and recipe.
+        state: Folder for snapshots; removed at the end.
+        into: Folder to write, replaced as a whole.
+        adapt_images: Training images, at most, that BatchNorm statistics are re-estimated on; 0 keeps the source's.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
+        features: Folder of kept features, shared with the selection; None keeps none.
+        progress: Called with (steps done, steps in all) during fine-tuning.
+
+    Raises:
+        ValueError: If a part is empty or a class has no training image.
+        BackboneError: If the weights do not fit their architecture.
+        DeviceError: If "cuda" is asked for and absent.
+        TrainingDiverged: If a loss is not finite.
+    """
+    began = time.monotonic()
+    data = gather_data(pixels, labels, parts, groups)
+    device = choose_device(config.device)
+    resume = ResumeFolder(state, hash_inputs(backbone, data, names, preprocess, config, device, adapt_images))
+    with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        frozen = FrozenBackbone(
+            backbone,
+            pixels,
+            rows=data.train,
+            adapt_images=adapt_images,
+            store=FeatureStore(features),
+            device=config.device,
+        )
+        start = prepare_start(frozen, data, len(names), resume, config.loop.rare_weight)
+        classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
+        classifier.load_probe(start.probe)
+        adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
+        plan = make_plan(classifier, data, preprocess.size_px, config, device, adapted)
+        logger.info("training plan steps=%d views=%d reason=%s", plan.steps, plan.views, plan.reason)
+        probed = copy_state(classifier)
+        run = train_from(classifier, data, plan, config, resume, progress)
+        kept = keep_better(classifier, data, plan, start, probed, run)
+    info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, kept)
+    history = format_history(start.train_loss, info.validation["probe"], run.history)
+    info = save_checkpoint(classifier, info, history, into)
+    resume.clear()
+    logger.info("finetune done kept=%s epochs=%d seconds=%.1f", info.kept, info.epochs, time.monotonic() - began)
+    return info
+
+
+def build_classifier(
+    network: nn.Module, normalization: Normalization, widths: Sequence[int], classes: int, device: torch.device
+) -> Classifier:
+    """Return the network with an empty head on ``device``."""
+    return place_module(Classifier(network, normalization, sum(widths), classes), device)
+
+
+def hash_inputs(
+    backbone: Backbone,
+    data: TrainingData,
+    names: Sequence[str],
+    preprocess: PreprocessSpec,
+    config: FinetuneConfig,
+    device: torch.device,
+    adapt_images: int,
+) -> str:
+    """Return the SHA-256 of everything the weights depend on: a snapshot of another key is not resumed."""
+    digest = hashlib.sha256()
+    recipe = config.model_dump(exclude={"stop_s"})
+    rest = [
+        FORMAT,
+        TAP_SHARES,
+        backbone.sha256,
+        list(names),
+        preprocess.sha256,
+        recipe,
+        device.type,
+        torch.__version__,
+        adapt_images,
+    ]
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    for rows in (data.train, data.validation, data.labels, *([] if data.groups is None else [data.groups])):
+        digest.update(np.ascontiguousarray(rows).tobytes())
+    digest.update(hash_pixels(data.pixels).encode())
+    return digest.hexdigest()
+
+
+def train_from(
+    classifier: Classifier,
+    data: TrainingData,
+    plan: TrainingPlan,
+    config: FinetuneConfig,
+    resume: ResumeFolder,
+    progress: Callable[[int, int], None] | None,
+) -> TrainingRun:
+    """Fine-tune from the head that ``classifier`` has, on pixels or on kept activations as the plan says."""
+    feed: Feed = PixelFeed(classifier, data, config.loop.augment, config.seed)
+    if plan.views:
+        cut = cut_backbone(classifier.backbone, plan.frozen_groups, data.pixels.shape[1])
+        assert cut is not None  # the plan has looked
+        feed = ActivationFeed(
+            classifier, cut, data, config.loop.augment,
+            views=plan.views, batch_size=plan.batch_size, seed=config.seed, folder=resume.folder / "activations",
+        )  # fmt: skip
+    stop_s = config.stop_s or max(STOP_FACTOR * config.budget_s, STOP_LEAST_S)
+    return run_training(
+        classifier, feed, data, plan, config.loop, resume, seed=config.seed, stop_s=stop_s, progress=progress
+    )
+
+
+def describe_batchnorm(classifier: Classifier, trained: bool) -> Literal["none", "frozen", "trained"]:
+    """Say what fine-tuning did with the BatchNorm statistics."""
+    if not list_batchnorms(classifier.backbone):
+        return "none"
+    return "trained" if trained else "frozen"
+
+
+def keep_better(
+    classifier: Classifier,
+    data: TrainingData,
+    plan: TrainingPlan,
+    start: Start,
+    probed: dict[str, Tensor],
+    run: TrainingRun,
+) -> dict[str, Any]:
+    """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
+    labels, groups = data.labels[data.validation], data.take_groups(data.validation)
+    trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
+    logits = {"probe": start.logits}
+    if run.best_epoch:
+        classifier.load_state_dict(run.best)
+        logits["finetuned"] = score_images(classifier, data, data.validation, plan.batch_size)
+    choice = choose_weights(logits, labels, plan, groups)
+    if choice.kept == "finetuned":
+        temperature = fit_temperature(logits["finetuned"], labels)
+    else:
+        classifier.load_state_dict(probed)
+        temperature = refit_probe(classifier, data, start)
+    classifier.temperature.fill_(temperature)
+    classifier.eval()
+    return {
+        "kept": choice.kept,
+        "reason": choice.reason,
+        "gained": choice.gained,
+        "lost": choice.lost,
+        "p_value": choice.p_value,
+        "best_epoch": run.best_epoch if choice.kept == "finetuned" else 0,
+        "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
+        "strength": start.probe.strength,
+        "temperature": temperature,
+        "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
+    }
+
+
+def describe_checkpoint(
+    classifier: Classifier,
+    backbone: Backbone,
+    names: Sequence[str],
+    preprocess: PreprocessSpec,
+    plan: TrainingPlan,
+    run: TrainingRun,
+    figures: dict[str, Any],
+) -> CheckpointInfo:
+    """Return everything about the checkpoint that is not a weight."""
+    normalization = classifier.normalization
+    return CheckpointInfo(
+        labels=list(names),
+        backbone=BackboneOrigin(
+            name=backbone.name, sha256=backbone.sha256, licence=backbone.licence, source=backbone.source
+        ),
+        backbone_config=read_config(backbone.folder),
+        preprocess=preprocess,
+        normalization={"mean": normalization.mean, "std": normalization.std},
+        embedding_dims=classifier.head.in_features,
+        taps=list(TAP_SHARES) if isinstance(classifier.backbone, StagedBackbone) else [],
+        steps=run.step,
+        epochs=len(run.history),
+        frozen_groups=plan.frozen_groups,
+        groups=plan.groups,
+        views=plan.views,
+        budget_cut=run.cut,
+        budget_reason=plan.reason,
+        **figures,
+    )

@@ -1,0 +1,230 @@
+"""The training loop: from a classifier with a fitted head to the best epoch, resumable after any step.
+
+Everything random is drawn from (seed, epoch) or (seed, step), so where a run was killed leaves no trace. What to
+train and how long is decided in ``models/compute/budget.py``; the choice between probe and result in
+``models/training/finetune.py``.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.budget import TrainingPlan, rate_factor
+from regraft.models.compute.cost import group_by_depth
+from regraft.models.compute.device import mixed_precision
+from regraft.models.compute.snapshots import ResumeFolder, Snapshot
+from regraft.models.features.adabn import list_batchnorms
+from regraft.models.features.linear_probe import sum_log_loss
+from regraft.models.statistics.class_weights import weigh_classes
+from regraft.models.training.batches import Feed, seed_of
+from regraft.models.training.data import TrainingData
+from regraft.models.training.optimizer import LoopConfig, build_optimizer, pack_optimizer, unpack_optimizer
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 10.0
+SAVING_PAYS = 10.0
+"""An epoch's end is saved when so many times the last saving's seconds have passed: a short epoch is soon repeated."""
+MIN_BATCHNORM_BATCH = 32
+
+
+class TrainingDiverged(RuntimeError):  # noqa: N818
+    """The loss is not finite any more."""
+
+    exit_code = 1
+
+
+@dataclass
+class TrainingRun:
+    """Where a run stands: all that a snapshot must hold beside weights and optimiser."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+    cut: bool = False
+
+    def note(self) -> dict[str, Any]:
+        """Return the part that is not tensors."""
+        names = ("step", "losses", "history", "best_epoch", "elapsed_s")
+        return {name: getattr(self, name) for name in names}
+
+
+def freeze_groups(classifier: Classifier, frozen: int) -> dict[str, int]:
+    """Stop gradients of the first ``frozen`` depth groups; return the depth group of each parameter."""
+    groups = group_by_depth(classifier.backbone)
+    for name, parameter in classifier.backbone.named_parameters():
+        parameter.requires_grad_(groups[name] >= frozen)
+    return groups
+
+
+def set_training_mode(classifier: Classifier, batch_size: int) -> bool:
+    """Put the network in train mode but for BatchNorm that must keep its statistics; say whether any BatchNorm trains.
+
+    Frozen layers keep the target's statistics, and so do all when the batch is too small to estimate from.
+    """
+    classifier.train()
+    layers = list_batchnorms(classifier.backbone)
+    trained = [m for m in layers if batch_size >= MIN_BATCHNORM_BATCH and (m.weight is None or m.weight.requires_grad)]
+    for layer in layers:
+        layer.train(layer in trained)
+    return bool(trained)
+
+
+def take_step(
+    classifier: Classifier,
+    optimizer: torch.optim.AdamW,
+    feed: Feed,
+    data: TrainingData,
+    plan: TrainingPlan,
+    config: LoopConfig,
+    step: int,
+    seed: int,
+) -> float:
+    """Train on one batch; return its loss in nats.
+
+    Raises:
+        TrainingDiverged: If the loss or the gradient is not finite; the weights are then untouched by this step.
+    """
+    device = classifier.head.weight.device
+    epoch, place = divmod(step, plan.steps_per_epoch)
+    order = np.random.default_rng([seed, epoch]).permutation(data.train)
+    rows = order[place * plan.batch_size : (place + 1) * plan.batch_size]
+    torch.manual_seed(seed_of(seed, 1, step))  # dropout and stochastic depth, where an architecture has them
+    labels = torch.from_numpy(data.labels[rows]).to(device)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * rate_factor(step, plan.steps, config.warmup_share)
+    with mixed_precision(device):
+        logits = classifier.score(feed.embed_rows(rows, step))
+        weights = weigh_classes(data.labels[data.train], logits.shape[1], config.rare_weight)
+        loss = functional.cross_entropy(
+            logits.float(),
+            labels,
+            weight=None if weights is None else torch.from_numpy(weights).to(device),
+            label_smoothing=config.label_smoothing,
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for p in classifier.parameters() if p.requires_grad], config.clip_norm)
+    value = float(loss.detach())
+    if not (math.isfinite(value) and math.isfinite(float(norm))):
+        raise TrainingDiverged(
+            f"loss {value} and gradient norm {float(norm)} at step {step + 1} of {plan.steps}, learning rate "
+            f"{optimizer.param_groups[-1]['lr']:.2g} (head) and {optimizer.param_groups[0]['lr']:.2g} (first trained "
+            f"group). Lower finetune.loop.backbone_lr and head_lr, by ten say, and look for broken images or weights."
+        )
+    optimizer.step()
+    return value
+
+
+def copy_state(classifier: Classifier) -> dict[str, Tensor]:
+    """Return a copy of all weights and statistics on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in classifier.state_dict().items()}
+
+
+def save_run(run: TrainingRun, classifier: Classifier, optimizer: torch.optim.AdamW, resume: ResumeFolder) -> None:
+    """Write a snapshot of the run as it stands."""
+    tensors = {"weights": classifier.state_dict(), "optimizer": pack_optimizer(optimizer), "best": run.best}
+    resume.save_step(run.step, Snapshot(tensors, run.note()))
+
+
+def restore_run(classifier: Classifier, optimizer: torch.optim.AdamW, resume: ResumeFolder) -> TrainingRun:
+    """Return the run as its newest snapshot left it, weights and optimiser included; a new one without a snapshot."""
+    snapshot = resume.load_latest_step()
+    if snapshot is None:
+        return TrainingRun()
+    classifier.load_state_dict(snapshot.tensors["weights"])
+    unpack_optimizer(optimizer, snapshot.tensors["optimizer"])
+    return TrainingRun(best=snapshot.tensors["best"], **snapshot.info)
+
+
+def close_epoch(
+    run: TrainingRun, classifier: Classifier, feed: Feed, data: TrainingData, plan: TrainingPlan, lr: float
+) -> None:
+    """Score the validation part, write the epoch into the history and keep the weights if they are the best so far."""
+    logits = feed.score_held(plan.batch_size)
+    labels = data.labels[data.validation]
+    row = {
+        "epoch": float(len(run.history) + 1),
+        "train_loss": sum(run.losses) / len(run.losses),
+        "val_loss": sum_log_loss(logits.astype(np.float64), labels) / len(labels),
+        "val_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "learning_rate": lr,
+    }
+    if not math.isfinite(row["val_loss"]):
+        raise TrainingDiverged(
+            f"validation loss {row['val_loss']} after epoch {len(run.history) + 1} (step {run.step} of {plan.steps}). "
+            "Lower finetune.loop.backbone_lr and head_lr, by ten say, and look for broken images or weights."
+        )
+    best = run.history[run.best_epoch - 1] if run.best_epoch else None
+    if best is None or (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"]):
+        run.best_epoch, run.best = len(run.history) + 1, copy_state(classifier)
+    run.history.append(row)
+    run.losses = []
+
+
+def run_training(
+    classifier: Classifier,
+    feed: Feed,
+    data: TrainingData,
+    plan: TrainingPlan,
+    config: LoopConfig,
+    resume: ResumeFolder,
+    *,
+    seed: int,
+    stop_s: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainingRun:
+    """Fine-tune ``classifier`` in place; the weights of the best epoch are in the result.
+
+    Args:
+        classifier: On its device, head already fitted.
+        feed: Where batches come from.
+        data: Images, labels and parts.
+        plan: How deep and how long.
+        config: How.
+        resume: Snapshots; a run that was killed goes on from its newest.
+        seed: Of order, augmentation and dropout.
+        stop_s: Seconds, over all attempts, after which the run ends with the best epoch so far (``cut``).
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        TrainingDiverged: If a loss is not finite.
+    """
+    groups = freeze_groups(classifier, plan.frozen_groups)
+    optimizer = build_optimizer(classifier, groups, config)
+    run = restore_run(classifier, optimizer, resume)
+    started = saved = time.monotonic()
+    saving_s, before = 0.0, run.elapsed_s
+    ready = -1
+    while run.step < plan.steps and not run.cut:
+        epoch = run.step // plan.steps_per_epoch
+        if epoch != ready:
+            feed.begin_epoch(epoch)
+            set_training_mode(classifier, plan.batch_size)
+            ready = epoch
+        run.losses.append(take_step(classifier, optimizer, feed, data, plan, config, run.step, seed))
+        run.step += 1
+        run.elapsed_s = before + time.monotonic() - started
+        ended = run.step % plan.steps_per_epoch == 0
+        if ended:
+            close_epoch(run, classifier, feed, data, plan, optimizer.param_groups[-1]["lr"])
+        since = time.monotonic() - saved
+        if since > SAVE_EVERY_S or (ended and since > SAVING_PAYS * saving_s):
+            save_run(run, classifier, optimizer, resume)
+            saving_s, saved = time.monotonic() - saved - since, time.monotonic()
+        if progress is not None:
+            progress(run.step, plan.steps)
+        run.cut = run.elapsed_s > stop_s and run.step < plan.steps
+    return run

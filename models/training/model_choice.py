@@ -1,0 +1,81 @@
+"""Which weights are kept, the linear probe's or the fine-tuned ones, and the figures and history that show it."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+from regraft.models.classifier.checkpoint import Score
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.features.linear_probe import sum_log_loss
+from regraft.models.statistics.design import count_groups, measure_design
+from regraft.models.statistics.intervals import hold_together, wilson_interval
+
+HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which of probe and fine-tuned network is kept; a verdict on the same validation images.
+
+    ``gained`` images only the fine-tuned one has right, ``lost`` only the probe; ``p_value`` is the exact two-sided
+    sign test on those. The fine-tuned one must be ahead by more than one standard error, the root of their sum: the
+    probe is simpler, and when it is kept it learns the validation images too. Where images come in groups it is the
+    root of the groups' squared leads, and the p-value is the normal one.
+    """
+
+    kept: Literal["probe", "finetuned"]
+    gained: int
+    lost: int
+    p_value: float
+    n: int
+    reason: str
+
+
+def choose_weights(
+    logits: dict[str, np.ndarray], labels: np.ndarray, plan: TrainingPlan, groups: np.ndarray | None = None
+) -> Choice:
+    """Return which weights are kept, by the images, and their groups ``(N,)``, that only one of the two has right."""
+    n = len(labels)
+    if "finetuned" not in logits:
+        return Choice("probe", 0, 0, 1.0, n, f"no epoch of fine-tuning was completed: {plan.reason}")
+    probe, tuned = (logits[kind].argmax(axis=1) == labels for kind in ("probe", "finetuned"))
+    gained, lost = int(np.sum(tuned & ~probe)), int(np.sum(probe & ~tuned))
+    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    error, held = math.sqrt(gained + lost), hold_together(groups)
+    if held is not None:
+        error = math.sqrt(float(np.sum(np.bincount(held, tuned.astype(float) - probe) ** 2)))
+        p_value = float(2 * norm.sf(abs(gained - lost) / error)) if error else 1.0
+    ahead = gained - lost > error
+    kept: Literal["probe", "finetuned"] = "finetuned" if ahead else "probe"
+    where = "" if held is None else f" in {count_groups(held)} groups"
+    reason = (
+        f"of {n} validation images{where} fine-tuning gains {gained} and loses {lost} against the linear probe"
+        f" (p={p_value:.3g}); {'it is kept' if kept == 'finetuned' else 'the simpler probe is kept'}"
+    )
+    return Choice(kept, gained, lost, p_value, n, reason)
+
+
+def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Score:
+    """Return accuracy with its interval and log loss of logits ``(N, K)``, of images in ``groups`` ``(N,)``."""
+    hits, n = logits.argmax(axis=1) == labels, len(labels)
+    right = int(np.sum(hits))
+    design = measure_design((hits - right / n) / n, labels, groups)
+    low, high = wilson_interval(design.shrink(right), design.shrink(n))
+    loss = sum_log_loss(logits.astype(np.float64), labels) / n
+    return Score(accuracy=right / n, accuracy_low=float(low), accuracy_high=float(high), loss=loss, n=n)
+
+
+def format_history(train_loss: float, probe: Score, history: list[dict[str, float]]) -> str:
+    """Return ``history.csv``: row 0 is the probe, then one row per epoch."""
+    first = {"epoch": 0, "train_loss": train_loss, "val_loss": probe.loss, "val_accuracy": probe.accuracy}
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, HISTORY_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for row in [first | {"learning_rate": 0.0}, *history]:
+        writer.writerow({"epoch": int(row["epoch"])} | {name: f"{row[name]:.6g}" for name in HISTORY_COLUMNS[1:]})
+    return buffer.getvalue()

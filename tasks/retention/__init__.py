@@ -1,0 +1,4 @@
+"""What a workspace may forget: told first, removed only when asked to.
+
+The prediction log is pruned in ``serving/log``. Read first: ``retention.plan_cleaning``.
+"""

@@ -1,0 +1,34 @@
+"""Stage ``evaluate``: the checkpoint is judged on the test part, once, with intervals."""
+
+from regraft.models.classifier.checkpoint import load_checkpoint
+from regraft.models.classifier.predictions import Answers, answer_pixels, write_answers
+from regraft.models.evaluation.evaluate import evaluate_predictions, write_evaluation
+from regraft.tasks.graph.graph import stage
+from regraft.tasks.graph.parts import Part, read_part, read_pixels
+from regraft.tasks.graph.progress import show_progress
+from regraft.tasks.settings.params import load_params
+from regraft.tasks.workspace.workspace import Workspace
+
+
+@stage
+def evaluate(home: Workspace) -> None:
+    """Score the checkpoint on the test images and write scores, predictions and the data of the plots.
+
+    The answers on both held-out parts are kept: export needs them, and the network is slow.
+    """
+    params = load_params(home.params)
+    classifier, info = load_checkpoint(home.checkpoint)
+
+    def answer(part: Part) -> Answers:
+        pixels = read_pixels(home, part.sha256s, info.preprocess)
+        with show_progress("answering held-out images") as progress:
+            return answer_pixels(classifier, pixels, threads=params.evaluate.threads, progress=progress)
+
+    test, held_out = read_part(home, "test"), read_part(home, "validation")
+    said, targets = answer(test), test.targets
+    metrics = evaluate_predictions(
+        said.probabilities, targets, info.labels, params.evaluate, logits=said.logits, groups=test.groups
+    )
+    write_evaluation(home.evaluation, metrics, sha256s=test.sha256s, labels=targets, probabilities=said.probabilities)
+    write_answers(home.evaluation / "test.npz", said)
+    write_answers(home.evaluation / "validation.npz", answer(held_out))
