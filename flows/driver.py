@@ -29,11 +29,11 @@ def prepare_prefect(home: Workspace) -> str | None:
 
 
 def run_flow(home: Workspace, flow: str, **arguments: Any) -> Any:
-    """Run ``flows.<flow>`` on the workspace and return what it returns."""
+    """Run ``regraft.flows.<flow>`` on the workspace and return what it returns."""
     import importlib
 
     server = prepare_prefect(home)
-    function = getattr(importlib.import_module(f"flows.{flow}"), flow)
+    function = getattr(importlib.import_module(f"regraft.flows.{flow}"), flow)
     if server is None:
         return function.fn(Path(home.root), **arguments)
     _leave_the_end_to_us()

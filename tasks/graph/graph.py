@@ -78,7 +78,7 @@ def run_stage_alone(home: Workspace, name: str) -> None:
         raise GraphError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(list_stages(home))}")
     with take_stage_turn(home), announce(name):
         keep_terms(home)  # of a run that was cut short: DVC has read them as they stand, so they count
-        getattr(importlib.import_module(f"tasks.{name}"), name).run(home)
+        getattr(importlib.import_module(f"regraft.tasks.stages.{name}"), name).run(home)
 
 
 def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None]) -> StageRun:

@@ -82,7 +82,7 @@ def workspace(tmp_path_factory, make_bundle) -> Path:
 def unbounded(tmp_path_factory) -> str:
     """Return a PYTHONPATH with which a service decodes files that it should have refused."""
     folder = tmp_path_factory.mktemp("unbounded")
-    code = "from regraft.serving import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
+    code = "from regraft.serving.decoding import effort\neffort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
     (folder / "sitecustomize.py").write_text(code)
     return os.pathsep.join((str(folder), str(ROOT)))
 
@@ -176,7 +176,7 @@ def test_a_stop_while_an_image_is_decoded_ends_in_time_and_leaves_nothing(worksp
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="the system does not tell the time of a thread")
 def test_a_worker_whose_decoder_never_comes_back_is_replaced(workspace, tmp_path, unbounded, endless, colour_image):
     (tmp_path / "sitecustomize.py").write_text(
-        "from regraft.serving import decoders, effort\n"
+        "from regraft.serving.decoding import effort\nfrom regraft.serving.endpoint import decoders\n"
         "decoders.Decoders.__init__.__kwdefaults__['stuck_s'] = 2.0\n"
         "effort.JPEG_PASSES = effort.JPEG_SEGMENTS = 10**9\n"
     )
