@@ -90,3 +90,12 @@ def test_no_room_is_crowded() -> None:
         files = [path for path in init.parent.glob("*.py") if path != init]
         lines = sum(len(path.read_text().splitlines()) for path in files)
         assert len(files) <= 12 and lines <= 2000, (init.parent, len(files), lines)
+
+
+def test_the_drawing_shows_every_room() -> None:
+    drawing = (ROOT / "docs" / "architecture.md").read_text()
+    for floor in FLOORS:
+        lines = re.search(rf"subgraph {floor}\[.*?direction LR\n(.*?)\n  end", drawing, re.DOTALL)
+        assert lines, floor
+        rooms = {init.parent.name for init in (ROOT / floor).glob("*/__init__.py")}
+        assert set(re.findall(r"\w+", re.sub(r"\w+\[\"(\w+)\"\]", r"\1", lines[1]))) == rooms, floor
