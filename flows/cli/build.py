@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from regraft.flows import commands
 from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
 from regraft.flows.cli.checks import check_stage, check_teacher, check_training
 from regraft.tasks.workspace.workspace import init_workspace, open_workspace
@@ -70,27 +71,19 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     home = open_workspace(workspace)
     check_training(home, data, backbones, assignments or [], time_budget)
-    from regraft.data.sources.layout import Layout
-    from regraft.flows.driver import run_flow
-    from regraft.models.backbones.hub import list_mirror
     from regraft.tasks.settings.duration import parse_duration
     from regraft.tasks.settings.knobs import parse_assignments
-    from regraft.tasks.settings.params import preview_params
 
-    layout = Layout(classes_at, groups_at, similar_labels).check()
-    mirror = {} if backbones is None else {"select.mirror": _absolute(backbones)}
-    settings = mirror | parse_assignments(assignments or [])
-    wanted = preview_params(home.params, settings).select  # every problem at once, before anything starts
-    if wanted.mirror is not None and "select.mirror" in settings and wanted.candidates == "auto":
-        list_mirror(wanted.mirror)
-    report = run_flow(
+    report = commands.train(
         home,
-        "train",
-        data=data.expanduser().resolve() if data else None,
-        layout=layout,
-        allow_lost=tuple(allow_lost or ()),
-        settings=settings,
-        time_budget_s=None if time_budget is None else parse_duration(time_budget),
+        data,
+        backbones,
+        parse_assignments(assignments or []),
+        None if time_budget is None else parse_duration(time_budget),
+        classes_at,
+        groups_at,
+        similar_labels,
+        allow_lost or (),
     )
     answer(report.to_json(), as_json, _describe(report, workspace))
     if not report.promoted:
@@ -113,9 +106,7 @@ def stage(
 @app.command(epilog="Example: regraft watch --workspace W --json")
 def watch(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None:
     """Judge the latest predictions against the champion's reference; say whether labels or a retraining are wanted."""
-    from regraft.flows.driver import run_flow
-
-    report = run_flow(open_workspace(workspace), "watch")
+    report = commands.watch(open_workspace(workspace))
     kind = "" if report.verdict["kind"] == "none" else f" ({report.verdict['kind']})"
     lines = [f"{report.verdict['decision']}{kind}: {report.verdict['reason']}"]
     if report.action != "none":
@@ -130,9 +121,7 @@ def retrain(
     as_json: JsonOption = False,
 ) -> None:
     """Train on old and newly labelled images together and promote the result if it is really better."""
-    from regraft.flows.driver import run_flow
-
-    report = run_flow(open_workspace(workspace), "retrain", force=force)
+    report = commands.retrain(open_workspace(workspace), force)
     answer(
         report.to_json(),
         as_json,
@@ -182,10 +171,6 @@ def pretrain(
     }
     result |= {"accuracy": made.accuracy} if teacher is None else {"unexplained": made.unexplained}
     answer(result, as_json, "\n".join(f"{name}: {value}" for name, value in result.items()))
-
-
-def _absolute(backbones: str) -> str:
-    return backbones if "://" in backbones else str(Path(backbones).expanduser().resolve())
 
 
 def _describe(report: "TrainReport", workspace: Path) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regraft.flows import commands
 from regraft.flows.cli.app import JsonOption, WorkspaceOption, answer, app
-from regraft.serving.registry.journal import RegistryError
 from regraft.tasks.workspace.workspace import Workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Make a registered version the champion, whatever the gate said; a running endpoint swaps within seconds."""
-    registry = _open_registry(open_workspace(workspace))
-    registry.promote(registry.resolve(version), by="command line", reason=reason)
-    _answer_pointer(registry, as_json)
+    pointer = commands.promote(open_workspace(workspace), version, "command line", reason)
+    answer(asdict(pointer), as_json, f"champion {pointer.champion}, previous {pointer.previous or '-'}")
 
 
 @app.command(epilog="Example: regraft rollback --workspace W")
@@ -61,15 +60,7 @@ def rollback(
 
     A version that was rolled back is not promoted again by a run; `regraft promote` does it by name.
     """
-    registry = _open_registry(open_workspace(workspace))
-    before, last = registry.pointer(), registry.last_swap()
-    if last is not None and last.action == "rollback":
-        raise RegistryError(
-            f"{before.champion} answers because of a rollback already; another one would bring {before.previous} back. "
-            f"If you want that: regraft promote {before.previous} --workspace {workspace}. To go further back, name a "
-            f"version of those that this lists: regraft models --workspace {workspace}"
-        )
-    after = registry.rollback(by="command line", reason=reason)
+    before, after = commands.rollback(open_workspace(workspace), "command line", reason)
     undo = f"regraft promote {after.previous} --workspace {workspace}"
     said = f"rolled back from {before.champion} to {after.champion}; to undo it: {undo}"
     answer(asdict(after), as_json, said)
@@ -181,8 +172,3 @@ def _say(row: dict[str, Any]) -> str:
         return "unknown"
     groups = f" in {row['groups']} groups" if row["groups"] else ""
     return f"{row['accuracy']:.4f} on {row['n']} images{groups}"
-
-
-def _answer_pointer(registry: "Registry", as_json: bool) -> None:
-    pointer = registry.pointer()
-    answer(asdict(pointer), as_json, f"champion {pointer.champion}, previous {pointer.previous or '-'}")

@@ -43,6 +43,7 @@ def test_floors_are_respected() -> None:
         ("data/split/split.py", "import regraft.serving.registry.registry", "must agree on"),
         ("serving/bundle/format.py", "import pandas", "stands alone"),
         ("models/statistics/paired.py", "import regraft.models.promotion.gate", "The rooms of models"),
+        ("flows/commands.py", "import regraft.runs", "stands above the floors"),
         ("serving/files/durable.py", "import regraft.serving.bundle.format", "The rooms of serving"),
     ],
 )
