@@ -11,6 +11,7 @@ from regraft.serving.registry.journal import Pointer, RegistryError
 from regraft.tasks.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
+    from regraft.data.sources.layout import Layout
     from regraft.tasks.graph.train_report import TrainReport
     from regraft.tasks.steps.collect import RetrainReport
     from regraft.tasks.steps.watch import WatchReport
@@ -22,9 +23,7 @@ def train(
     backbones: str | None = None,
     settings: dict[str, Any] | None = None,
     time_budget_s: float | None = None,
-    classes_at: int | None = None,
-    groups_at: int | None = None,
-    similar_labels: str | None = None,
+    layout: "Layout | None" = None,
     allow_lost: Sequence[str] = (),
 ) -> "TrainReport":
     """Train on a folder or manifest of labelled images and promote the result if the gate agrees.
@@ -35,20 +34,16 @@ def train(
         backbones: Folder or URL with backbones in the hub's folder format.
         settings: ``section.key`` of params.yaml and its value, from this run on.
         time_budget_s: Seconds within which the run should end.
-        classes_at: Folder level that names the classes.
-        groups_at: Folder level whose images belong together.
-        similar_labels: ``merge`` or ``apart``, for class names that differ in case or blanks.
+        layout: How the folders of ``data`` are to be read, where they can be read in two ways.
         allow_lost: Classes that may be missing from now on.
 
     Raises:
         Exception: Of a class with ``exit_code``: 2 for what was given, 3 if a gate before the last said no.
     """
-    from regraft.data.sources.layout import Layout
     from regraft.flows.driver import run_flow
     from regraft.models.backbones.hub import list_mirror
     from regraft.tasks.settings.params import preview_params
 
-    layout = Layout(classes_at, groups_at, similar_labels).check()
     mirror = {} if backbones is None else {"select.mirror": make_absolute(backbones)}
     settings = mirror | (settings or {})
     wanted = preview_params(home.params, settings).select  # every problem at once, before anything starts

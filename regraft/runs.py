@@ -121,6 +121,7 @@ def train(
     Raises:
         Exception: Whatever the command would end with, see the module; the message says what to do.
     """
+    from regraft.data.sources.layout import Layout
     from regraft.tasks.settings.duration import parse_duration
 
     wrong = set(layout or {}) - {"classes_at", "groups_at", "similar_labels"}
@@ -135,8 +136,8 @@ def train(
         None if backbones is None else str(backbones),
         dict(settings or {}),
         None if time_budget is None else parse_duration(time_budget),
-        allow_lost=allow_lost,
-        **(layout or {}),
+        Layout(**(layout or {})).check(),
+        allow_lost,
     )
     return _wrap(home, report)
 

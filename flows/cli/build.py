@@ -71,6 +71,7 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     home = open_workspace(workspace)
     check_training(home, data, backbones, assignments or [], time_budget)
+    from regraft.data.sources.layout import Layout
     from regraft.tasks.settings.duration import parse_duration
     from regraft.tasks.settings.knobs import parse_assignments
 
@@ -80,9 +81,7 @@ def train(
         backbones,
         parse_assignments(assignments or []),
         None if time_budget is None else parse_duration(time_budget),
-        classes_at,
-        groups_at,
-        similar_labels,
+        Layout(classes_at, groups_at, similar_labels).check(),
         allow_lost or (),
     )
     answer(report.to_json(), as_json, _describe(report, workspace))
