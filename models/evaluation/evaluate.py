@@ -192,7 +192,7 @@ def write_evaluation(
     sha256s: Sequence[str],
     labels: np.ndarray,
     probabilities: np.ndarray,
-    paths: Sequence[str] | None = None,
+    paths: Sequence[str],
 ) -> None:
     """Replace the folder ``into`` by metrics.json, predictions.csv, confusion.csv and reliability.csv.
 
@@ -202,13 +202,13 @@ def write_evaluation(
         sha256s: Content hash of each image, N of them.
         labels: True classes, shape ``(N,)``.
         probabilities: Shape ``(N, K)``.
-        paths: Where each image came from, for people; may be left out.
+        paths: Where each image came from, for people.
     """
     names = metrics["labels"]
     temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     write_json(temporary / "metrics.json", round_numbers(metrics))
-    table = tabulate_predictions(sha256s, paths or [""] * len(sha256s), labels, probabilities, names)
+    table = tabulate_predictions(sha256s, paths, labels, probabilities, names)
     write_bytes(temporary / "predictions.csv", table)
     pairs = [[names[a], names[p]] for a, p in zip(labels, np.asarray(probabilities).argmax(axis=1), strict=True)]
     write_bytes(temporary / "confusion.csv", encode_csv(["actual", "predicted"], pairs))

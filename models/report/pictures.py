@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,32 +54,3 @@ def choose_mistakes(probabilities: np.ndarray, labels: np.ndarray, limit: int = 
     """Return indices of wrong answers, the most confident first."""
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     return [int(i) for i in wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:limit]]
-
-
-def gather_pictures(
-    indices: Sequence[int],
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    *,
-    probabilities: np.ndarray | None = None,
-    sources: Sequence[str] | None = None,
-) -> tuple[Picture, ...]:
-    """Return the images at ``indices`` with what is known about them.
-
-    Args:
-        indices: Rows of the arrays, for instance of ``choose_mistakes``.
-        pixels: uint8 ``(N, S, S, 3)``, usually a memory map; only these rows are read.
-        labels: True classes, shape ``(N,)``.
-        names: K class names.
-        probabilities: The model's answers ``(N, K)``, if it was asked.
-        sources: Where each image comes from, N texts.
-    """
-    pictures = []
-    for i in indices:
-        answer: tuple[str | None, float | None] = (None, None)
-        if probabilities is not None:
-            guess = int(probabilities[i].argmax())
-            answer = (names[guess], float(probabilities[i, guess]))
-        pictures.append(Picture(np.array(pixels[i]), names[int(labels[i])], *answer, sources[i] if sources else ""))
-    return tuple(pictures)

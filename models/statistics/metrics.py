@@ -19,21 +19,9 @@ class Counts:
     predicted: np.ndarray
 
 
-def count_classes(weights: np.ndarray, labels: np.ndarray, predicted: np.ndarray, classes: int) -> Counts:
-    """Return hits, true and predicted counts of every class for weights ``(R, N)``."""
-    eye = np.eye(classes)
-    actual, guessed = eye[labels], eye[predicted]
-    return Counts(weights @ (actual * guessed), weights @ actual, weights @ guessed)
-
-
 def divide_counts(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Return the quotient, NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
-
-
-def score_accuracy(counts: Counts) -> np.ndarray:
-    """Return the share of right answers, shape ``(R,)``."""
-    return counts.hits.sum(1) / counts.actual.sum(1)
 
 
 def score_balanced_accuracy(counts: Counts) -> np.ndarray:

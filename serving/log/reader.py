@@ -118,15 +118,6 @@ def read_feedback(path: Path, version: str | None = None, since: float | None = 
         return [FeedbackRow(*row) for row in connection.execute(query, (version, since))]
 
 
-def count_answers(path: Path, version: str | None = None) -> int:
-    """Return how many answers the log holds."""
-    with _reading(path) as connection:
-        if connection is None:
-            return 0
-        query = "SELECT count(*) FROM predictions WHERE ?1 IS NULL OR version = ?1"
-        return int(connection.execute(query, (version,)).fetchone()[0])
-
-
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
     if not path.exists():

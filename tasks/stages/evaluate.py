@@ -4,7 +4,7 @@ from regraft.models.classifier.checkpoint import load_checkpoint
 from regraft.models.classifier.predictions import Answers, answer_pixels, write_answers
 from regraft.models.evaluation.evaluate import evaluate_predictions, write_evaluation
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import Part, read_part, read_pixels
+from regraft.tasks.graph.parts import Part, read_part, read_paths, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.workspace import Workspace
@@ -29,6 +29,13 @@ def evaluate(home: Workspace) -> None:
     metrics = evaluate_predictions(
         said.probabilities, targets, info.labels, params.evaluate, logits=said.logits, groups=test.groups
     )
-    write_evaluation(home.evaluation, metrics, sha256s=test.sha256s, labels=targets, probabilities=said.probabilities)
+    write_evaluation(
+        home.evaluation,
+        metrics,
+        sha256s=test.sha256s,
+        labels=targets,
+        probabilities=said.probabilities,
+        paths=read_paths(home, test),
+    )
     write_answers(home.evaluation / "test.npz", said)
     write_answers(home.evaluation / "validation.npz", answer(held_out))

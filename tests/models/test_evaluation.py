@@ -186,7 +186,8 @@ def test_written_files_hold_the_same_numbers_and_the_same_bytes(tmp_path):
     names = ["a,b", 'say "c"', "d", "e"]
     result = evaluate_predictions(p, y, names, QUICK, logits=logits)
     for folder in (tmp_path / "one", tmp_path / "two"):
-        write_evaluation(folder, result, sha256s=[f"{i:064x}" for i in range(30)], labels=y, probabilities=p)
+        shown = {"sha256s": [f"{i:064x}" for i in range(30)], "paths": [f"d/{i}.jpg" for i in range(30)]}
+        write_evaluation(folder, result, **shown, labels=y, probabilities=p)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == ["confusion.csv", "metrics.json", "predictions.csv", "reliability.csv"]
     assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
@@ -195,7 +196,7 @@ def test_written_files_hold_the_same_numbers_and_the_same_bytes(tmp_path):
     assert all(isinstance(value, int | float) for value in saved["test"].values())
     rows = list(csv.DictReader((tmp_path / "one" / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 30
-    assert rows[3]["label"] == names[y[3]]
+    assert (rows[3]["label"], rows[3]["path"]) == (names[y[3]], "d/3.jpg")
     assert float(rows[3]["p_a,b"]) == pytest.approx(p[3, 0], abs=1e-9)
     pairs = list(csv.DictReader((tmp_path / "one" / "confusion.csv").read_text().splitlines()))
     assert sum(row["actual"] == row["predicted"] for row in pairs) == int(np.sum(p.argmax(axis=1) == y))
@@ -207,6 +208,6 @@ def test_writing_again_leaves_nothing_of_the_old_folder(tmp_path):
     into = tmp_path / "evaluation"
     into.mkdir()
     (into / "stale.csv").write_text("old")
-    write_evaluation(into, result, sha256s=["0"] * 20, labels=y, probabilities=p)
+    write_evaluation(into, result, sha256s=["0"] * 20, paths=["a"] * 20, labels=y, probabilities=p)
     assert not (into / "stale.csv").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation"]

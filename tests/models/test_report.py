@@ -12,7 +12,7 @@ from PIL import Image
 
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
 from regraft.models.evaluation.judging import say_judged
-from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail, gather_pictures
+from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail
 from regraft.models.report.plots import choose_ticks, draw_curves
 from regraft.models.report.report import ReportContent, choose_facts, format_share, render_report
 from regraft.models.report.tradeoff import draw_tradeoff
@@ -20,6 +20,16 @@ from regraft.models.statistics.metrics import soften_logits
 
 NASTY = '<script>alert("x")</script>'
 ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "formaction", "background", "ping", "xlink:href")
+
+
+def gather_pictures(rows, pixels, labels, names, probabilities=None) -> tuple[Picture, ...]:
+    def answer(row: int) -> tuple[str | None, float | None]:
+        if probabilities is None:
+            return None, None
+        guess = int(probabilities[row].argmax())
+        return names[guess], float(probabilities[row, guess])
+
+    return tuple(Picture(pixels[row], names[int(labels[row])], *answer(row)) for row in rows)
 
 
 class Page(HTMLParser):

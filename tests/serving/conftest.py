@@ -1,7 +1,9 @@
 """Fixtures of the ground floor: tiny real bundles (mean colour -> linear -> softmax), sealed and loadable."""
 
+import contextlib
 import io
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +139,15 @@ def colour_image() -> Callable[..., bytes]:
         return _encode(pixels, kind)
 
     return make
+
+
+@pytest.fixture
+def count_answers() -> Callable[..., int]:
+    """Return a function that counts the answers in a prediction log, of one version if it is named."""
+
+    def count(path: Path, version: str | None = None) -> int:
+        with contextlib.closing(sqlite3.connect(path)) as log:
+            query = "SELECT count(*) FROM predictions WHERE ?1 IS NULL OR version = ?1"
+            return int(log.execute(query, (version,)).fetchone()[0])
+
+    return count

@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 
-from regraft.serving.log.reader import count_answers
 from regraft.serving.log.writer import (
     LogOverloadedError,
     PredictionLog,
@@ -35,7 +34,7 @@ def log(tmp_path):
 
 
 def test_a_log_that_does_not_exist_reads_as_empty_and_is_not_made(log):
-    assert len(log.read_window()) == 0 and log.feedback() == [] and count_answers(log.path) == 0
+    assert len(log.read_window()) == 0 and log.feedback() == []
     assert not log.path.exists()
 
 
@@ -51,7 +50,7 @@ def test_what_was_appended_comes_back_in_order_and_bit_for_bit(log):
     assert window.quality.dtype == np.float32
 
 
-def test_windows_can_be_narrowed(log):
+def test_windows_can_be_narrowed(log, count_answers):
     for number in range(6):
         log.append_now(record(number, version="v1" if number < 4 else "v2"))
     assert log.read_window(version="v2").ids == ["id4", "id5"]

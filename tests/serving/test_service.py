@@ -22,7 +22,6 @@ from PIL import Image
 
 from regraft.serving.bundle.format import open_bundle, seal_bundle
 from regraft.serving.files.durable import write_json
-from regraft.serving.log.reader import count_answers
 from regraft.serving.log.writer import PredictionLog
 from regraft.serving.process.process import ServiceStartError, start_service, stop_service, wait_ready
 from regraft.serving.registry.registry import Pointer, Registry
@@ -295,7 +294,7 @@ def malformed_requests() -> list[tuple[str, dict, int]]:
     ]
 
 
-def test_over_fifty_malformed_uploads_are_refused_with_a_reason_and_never_500(client, workspace):
+def test_over_fifty_malformed_uploads_are_refused_with_a_reason_and_never_500(client, workspace, count_answers):
     before = count_answers(workspace / ".regraft" / "predictions.db")
     cases = [(what, {"files": {"image": ("a.jpg", data)}}, status) for what, data, status in malformed_files()]
     cases += malformed_requests()
