@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,22 @@ def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 
 
 @pytest.fixture(scope="session")
-def trained(make_workspace: Callable[[str], Workspace], images: Path) -> Trained:
+def trained(make_workspace: Callable[[str], Workspace], images: Path) -> Iterator[Trained]:
+    """A trained workspace that tests only read; the session fails at its end if one of them changed it."""
     home = make_workspace("trained")
     result = regraft("train", "--workspace", str(home.root), "--data", str(images), "--json")
     assert result.returncode == 0, result.stderr[-3000:]
-    return Trained(home, images, json.loads(result.stdout))
+    before = list_contents(home)
+    yield Trained(home, images, json.loads(result.stdout))
+    changed = before ^ list_contents(home)
+    assert not changed, f"a test changed the shared workspace; let it take a copy: {sorted(changed)[:9]}"
+
+
+def list_contents(home: Workspace) -> set[tuple[str, int]]:
+    """Return name and size in bytes of every file of the traffic, the production images and the model store."""
+    folders = (home.predictions, home.images, home.models_store)
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {(path.relative_to(home.root).as_posix(), path.stat().st_size) for path in files}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import regraft
 from regraft.client import EndpointError
 from regraft.flows.server.stack import endpoint_settings, free_port
 from regraft.serving.process.process import start_service, stop_service, wait_ready
+from regraft.tasks.workspace.workspace import Workspace
 
 HEAVY = {"torch", "timm", "prefect", "dvc", "bentoml", "numpy", "pandas", "sklearn", "great_expectations"}
 
@@ -25,9 +27,11 @@ def picture(images: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def endpoint(trained) -> Iterator[str]:
+def endpoint(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An endpoint of its own copy: what it logs must not be traffic of the workspace that other tests copy."""
+    home = Workspace(tmp_path_factory.mktemp("api") / "w")
+    shutil.copytree(trained.home.root, home.root, symlinks=True)
     port = free_port()
-    home = trained.home
     log = home.logs / "api.log"
     process = start_service(home.root, port, log=log, settings=endpoint_settings(home))
     try:
