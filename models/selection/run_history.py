@@ -4,13 +4,10 @@ One JSON line per run, appended under a lock and flushed. A writer that is kille
 which readers skip and the next writer removes.
 """
 
-import fcntl
 import json
 import logging
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, StringConstraints, ValidationError
 
-from regraft.serving.files.durable import sync_folder
+from regraft.serving.files.json_lines import append_chosen, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -102,25 +99,17 @@ def append_record(path: Path, record: RunRecord) -> bool:
         record: A second one of the same data set, labels, candidate, weights and recipe is not stored: the first stays.
 
     Raises:
-        TrackRecordError: If the file is damaged elsewhere than in its last line.
+        TrackRecordError: If a line of the file is not a record; the file stays as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, fcntl.LOCK_EX) as descriptor:
-        data = read_all(descriptor)
-        records, whole = parse_lines(data, path)
-        if any(record.identity == other.identity for other in records):
-            logger.debug("record known already candidate=%s dataset=%s", record.candidate, record.dataset[:12])
-            return False
-        if whole < len(data):
-            os.ftruncate(descriptor, whole)
-        line = json.dumps(record.model_dump(mode="json"), sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-        # A complete line that lost only its end keeps its content.
-        joint = b"" if data[:whole].endswith(b"\n") or not whole else b"\n"
-        write_all(descriptor, joint + line.encode())
-        os.fsync(descriptor)
-    if is_new:
-        sync_folder(path.parent)
+    line = json.dumps(record.model_dump(mode="json"), sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+
+    def choose(present: list[bytes]) -> list[bytes]:
+        known = any(record.identity == other.identity for other in parse_lines(present, path))
+        return [] if known else [line]
+
+    if not append_chosen(path, choose):
+        logger.debug("record known already candidate=%s dataset=%s", record.candidate, record.dataset[:12])
+        return False
     logger.info("record stored candidate=%s dataset=%s score=%.4f", record.candidate, record.dataset[:12], record.score)
     return True
 
@@ -129,63 +118,29 @@ def read_records(path: Path) -> list[RunRecord]:
     """Return all records in the order they were stored, none if there is no file; a torn last line is skipped.
 
     Raises:
-        TrackRecordError: If a line before the last is not a record.
+        TrackRecordError: If a whole line is not a record.
     """
-    if not path.exists():
-        return []
-    with open_locked(path, os.O_RDONLY, fcntl.LOCK_SH) as descriptor:
-        return parse_lines(read_all(descriptor), path)[0]
+    return parse_lines(read_lines(path), path)
 
 
-def parse_lines(data: bytes, path: Path) -> tuple[list[RunRecord], int]:
-    """Return the records of a file's content and how many of its bytes are whole.
-
-    Args:
-        data: Content of the file.
-        path: Named in messages.
+def parse_lines(lines: Sequence[bytes], path: Path) -> list[RunRecord]:
+    """Return the records of a file's whole lines; ``path`` is named in messages.
 
     Raises:
-        TrackRecordError: If a line that was written to its end is not a record.
+        TrackRecordError: If a line is not a record.
     """
-    records, whole = [], 0
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+    records = []
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(RunRecord.model_validate_json(line))
         except ValidationError as exc:
-            if not line.endswith(b"\n"):
-                logger.warning("torn last line skipped path=%s line=%d bytes=%d", path.name, number, len(line))
-                break
             first = exc.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the line"
             raise TrackRecordError(
                 f"{path} line {number} is not a run record ({where}: {first['msg']}); delete that line, the others "
                 f"stand on their own, or restore the file from a copy. A newer version may have written it."
             ) from exc
-        whole += len(line)
-    return records, whole
-
-
-@contextmanager
-def open_locked(path: Path, flags: int, lock: int) -> Iterator[int]:
-    """Yield a descriptor of ``path`` under a lock that the kernel drops when its holder dies."""
-    descriptor = os.open(path, flags, 0o644)
-    try:
-        fcntl.flock(descriptor, lock)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def read_all(descriptor: int) -> bytes:
-    """Return a file's content from its beginning."""
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return b"".join(iter(lambda: os.read(descriptor, 1 << 20), b""))
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of ``data``: a full disk may take a part of it, and says so only at the next call."""
-    while data:
-        data = data[os.write(descriptor, data) :]
+    return records
 
 
 def rate_by_record(

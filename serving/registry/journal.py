@@ -6,11 +6,10 @@ of one workspace find out where they parted.
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from regraft.serving.files.durable import sync_folder
+from regraft.serving.files.json_lines import append_lines, encode_line, read_lines
 
 
 class RegistryError(Exception):
@@ -42,28 +41,18 @@ class JournalEntry:
 
 
 def append_entry(path: Path, entry: JournalEntry) -> None:
-    """Add one line and sync it; the torn last line of a writer that died is cut off first."""
-    is_new = not path.exists()
-    with path.open("ab") as file:
-        file.truncate(_complete_length(path))
-        file.write(encode_entry(entry))
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        sync_folder(path.parent)
+    """Add one line and sync it."""
+    append_lines(path, [encode_line(asdict(entry))])
 
 
 def read_entries(path: Path) -> list[JournalEntry]:
-    """Return every complete line in file order, void ones included.
+    """Return every whole line in file order, void ones included.
 
     Raises:
-        RegistryError: If a complete line is not an entry.
+        RegistryError: If a whole line is not an entry.
     """
-    if not path.exists():
-        return []
-    complete = path.read_bytes()[: _complete_length(path)]
     try:
-        return [JournalEntry(**json.loads(line)) for line in complete.split(b"\n")[:-1]]
+        return [JournalEntry(**json.loads(line)) for line in read_lines(path)]
     except (ValueError, TypeError) as exc:
         raise RegistryError(f"{path} has a line that is not an entry ({exc}); restore it from a copy") from exc
 
@@ -79,7 +68,7 @@ def keep_effective(entries: list[JournalEntry], seq: int) -> list[JournalEntry]:
 
 def encode_entry(entry: JournalEntry) -> bytes:
     """Return the entry as one line of the journal, its newline included."""
-    return (json.dumps(asdict(entry), sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return encode_line(asdict(entry)) + b"\n"
 
 
 def replay(entries: list[JournalEntry]) -> list[Pointer]:
@@ -122,8 +111,3 @@ def chain(entries: list[JournalEntry]) -> list[str]:
 def chain_on(parent: str, entry: JournalEntry) -> str:
     """Return the name of the history that ``entry`` makes of the one called ``parent``, "" if it is the first."""
     return hashlib.sha256(parent.encode() + encode_entry(entry)).hexdigest()[:16]
-
-
-def _complete_length(path: Path) -> int:
-    """Return how many bytes of a file of lines end in a newline."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0

@@ -5,7 +5,6 @@ pointer's never took effect (the writer died in between) and is not shown.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -13,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from filelock import FileLock
 
 from regraft.serving.bundle.format import BundleError, BundleInfo, open_bundle
 from regraft.serving.files.durable import replace_folder, write_bytes, write_json
@@ -259,8 +260,7 @@ class Registry:
     def _writing(self) -> Iterator[None]:
         """Hold the one writer's lock; the kernel drops it when the holder dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.store / LOCK_FILE).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.store / LOCK_FILE):
             self._remove_leftovers()
             yield
 
