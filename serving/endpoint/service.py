@@ -22,7 +22,7 @@ from regraft.serving.http.problems import ProblemError
 from regraft.serving.http.routes import WrongDoor
 from regraft.serving.process.leash import hold_worker
 
-SETTINGS = ServiceSettings.from_environment()
+SETTINGS = ServiceSettings()
 be_patient_no_longer(min(HEADERS_S, SETTINGS.body_timeout_s))
 
 

@@ -1,10 +1,9 @@
 """What the person who starts the service may set, read from ``REGRAFT_*`` environment variables."""
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from regraft.serving.decoding.preprocess import MAX_PIXELS, MOST_PIXELS
 
@@ -33,20 +32,20 @@ class ServeConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
         return {PREFIX + name.upper(): str(value) for name, value in values.items() if value is not None}
 
 
-class ServiceSettings(ServeConfig, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """Each field ``name`` is read from the environment variable ``REGRAFT_NAME``."""
+class ServiceSettings(ServeConfig, BaseSettings, frozen=True, use_attribute_docstrings=True):
+    """What is not given is read from the environment: a field ``name`` from the variable ``REGRAFT_NAME``.
+
+    Raises:
+        pydantic.ValidationError: Naming every value that does not fit.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True)
 
     max_pixels: int = Field(MAX_PIXELS, ge=1, le=MOST_PIXELS)
     """Largest image, in pixels; more is answered 413 before it is decoded. It is ``ingest.max_pixels`` of the
     workspace: what may be learned from may be asked about."""
     workspace: Path = Path()
     """The workspace whose registry is followed and whose log is written."""
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "ServiceSettings":
-        """Return the settings; raises pydantic's ValidationError naming every value that does not fit."""
-        given = {name: environment.get(PREFIX + name.upper()) for name in cls.model_fields}
-        return cls.model_validate({name: value for name, value in given.items() if value})
 
     @property
     def runtime_folder(self) -> Path:

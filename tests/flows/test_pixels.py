@@ -85,7 +85,7 @@ def test_a_version_of_16_bit_copies_answers_alike_for_copies_and_originals(
     assert ask_champion(home, [other_scale])[0]["code"] == "out_of_range"
 
 
-def test_predict_and_the_endpoint_hold_the_limit_of_pixels_that_ingest_holds(copied) -> None:
+def test_predict_and_the_endpoint_hold_the_limit_of_pixels_that_ingest_holds(copied, monkeypatch) -> None:
     image = sorted(path for path in copied.images.rglob("*") if path.is_file())[0]
     set_params(copied.home.params, {"ingest.max_pixels": 1000})
     answer = ask_champion(copied.home, [image])[0]
@@ -93,7 +93,9 @@ def test_predict_and_the_endpoint_hold_the_limit_of_pixels_that_ingest_holds(cop
     set_params(copied.home.params, {"ingest.max_pixels": 25_000_000, "ingest.max_bytes": 100})
     assert "at most 100 are read" in ask_champion(copied.home, [image])[0]["error"]
     set_params(copied.home.params, {"ingest.max_pixels": 1000})
-    assert ServiceSettings.from_environment(endpoint_settings(copied.home)).max_pixels == 1000
+    for name, value in endpoint_settings(copied.home).items():
+        monkeypatch.setenv(name, value)
+    assert ServiceSettings().max_pixels == 1000
 
 
 def test_a_limit_of_pixels_that_nothing_could_hold_is_refused_when_it_is_set(make_workspace) -> None:
