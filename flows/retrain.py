@@ -9,8 +9,8 @@ from regraft.flows.train import judge_version, make_version
 from regraft.tasks.planning.preflight import preflight
 from regraft.tasks.settings.terms import Terms, hold_terms
 from regraft.tasks.steps.collect import RetrainReport, collect
-from regraft.tasks.steps.settle import find_unsettled
-from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.steps.waiting_challengers import find_unsettled
+from regraft.tasks.workspace.locks import hold_lock
 from regraft.tasks.workspace.workspace import open_workspace
 
 
@@ -24,7 +24,7 @@ def retrain(workspace: Path, force: bool = False) -> RetrainReport:
         force: Retrain with whatever labels there are.
     """
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         waiting = find_unsettled(home)
         if waiting is not None:
             return RetrainReport(None, judge_version(home, waiting, "retrain"))

@@ -11,11 +11,11 @@ from regraft.data.sources.layout import Layout
 from regraft.flows.server.telling import tell_outcome
 from regraft.tasks.graph.graph import StageRun
 from regraft.tasks.graph.train_report import TrainReport, summarize
-from regraft.tasks.planning.forecast import foresee
+from regraft.tasks.planning.forecast import forecast_training
 from regraft.tasks.planning.intake import rescan, take_in
 from regraft.tasks.planning.offer import survey
 from regraft.tasks.planning.preflight import preflight
-from regraft.tasks.planning.run_history import recall, remember
+from regraft.tasks.planning.run_history import extend_run_history, read_run_history
 from regraft.tasks.settings.terms import Terms, hold_terms
 from regraft.tasks.stages.certify import certify
 from regraft.tasks.stages.evaluate import evaluate
@@ -29,7 +29,7 @@ from regraft.tasks.steps.gate import gate
 from regraft.tasks.steps.promote import promote
 from regraft.tasks.steps.push import push
 from regraft.tasks.steps.register import register
-from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.workspace.locks import hold_lock
 from regraft.tasks.workspace.workspace import Workspace, open_workspace
 
 
@@ -58,7 +58,7 @@ def train(
     home = open_workspace(workspace)
     said = {name: value for name, value in asdict(layout or Layout()).items() if value}
     asked = Terms("train", settings or {}, str(data) if data else None, time_budget_s, tuple(allow_lost), said)
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         preflight(home)
         with hold_terms(home, asked) as terms:
             read_as = Layout(**terms.layout)
@@ -66,18 +66,18 @@ def train(
                 rescan(home, read_as, terms.allow_lost)
             else:
                 take_in(home, Path(terms.data), read_as, terms.allow_lost)
-            forecast = foresee(home, None, terms.time_budget_s)
+            forecast = forecast_training(home, None, terms.time_budget_s)
             return replace(make_version(home, by), forecast=forecast.to_json())
 
 
 def make_version(home: Workspace, by: str) -> TrainReport:
     """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
     stages = [ingest(home), validate(home), split(home)]
-    recall(home)
+    read_run_history(home)
     survey(home)
     stages += [select(home), finetune(home), evaluate(home), certify(home), export(home)]
     version = register(home)
-    remember(home)
+    extend_run_history(home)
     return judge_version(home, version, by, stages)
 
 

@@ -6,7 +6,7 @@ from prefect import flow
 
 from regraft.flows.server.telling import tell_outcome
 from regraft.tasks.steps.watch import WatchReport, announce_drift, decide_action, judge_traffic
-from regraft.tasks.workspace.locks import take_turn
+from regraft.tasks.workspace.locks import hold_lock
 from regraft.tasks.workspace.workspace import open_workspace
 
 
@@ -15,7 +15,7 @@ from regraft.tasks.workspace.workspace import open_workspace
 def watch(workspace: Path) -> WatchReport:
     """Judge the latest window; on drift ask for labels, and once there are enough call for a retraining."""
     home = open_workspace(workspace)
-    with take_turn(home, "watch"):
+    with hold_lock(home, "watch"):
         verdict = judge_traffic(home)
         report = decide_action(home, verdict)
         if report.action != "none":

@@ -1,7 +1,7 @@
 """Train, watch, retrain, promote and roll back from Python; nothing is printed, errors are those of the command line.
 
 An error's class says in ``exit_code`` how the command would end: 1 it could not be done, 2 bad input or usage, 3 a gate
-said no, 4 another run has the turn.
+said no, 4 another run holds the lock.
 """
 
 import html

@@ -26,7 +26,7 @@ def init(
     """Make a folder a workspace: parameters, the graph, a DVC repository with a verified remote."""
     from regraft.serving.files.durable import write_bytes
     from regraft.tasks.planning.preflight import find_remote_problems
-    from regraft.tasks.sharing.depot import RemoteError
+    from regraft.tasks.sharing.remote_store import RemoteError
 
     settings = folder.expanduser() / ".dvc" / "config"
     before = settings.read_bytes() if settings.exists() else None

@@ -90,10 +90,10 @@ def push(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> None
     copy changed the pointer meanwhile: settle it with `regraft pull`.
     """
     from regraft.tasks.steps.push import push as push_all
-    from regraft.tasks.workspace.locks import take_turn
+    from regraft.tasks.workspace.locks import hold_lock
 
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         sent = push_all(home)
     answer({"objects": sent}, as_json, f"{sent} objects sent; the remote has all versions and the journal")
 
@@ -112,10 +112,10 @@ def pull(
     Where both copies changed the pointer, the remote's stands, and what was promoted here becomes its challenger.
     """
     from regraft.tasks.steps.push import pull as pull_all
-    from regraft.tasks.workspace.locks import take_turn
+    from regraft.tasks.workspace.locks import hold_lock
 
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         came, exchange = pull_all(home, every=every)
     roles = (f"{role} {getattr(exchange.pointer, role) or '-'}" for role in ("champion", "challenger", "previous"))
     lines = [f"{came} objects and {exchange.versions} versions came", *exchange.notes, ", ".join(roles)]
@@ -138,10 +138,10 @@ def clean(
     """
     from regraft.tasks.retention.retention import apply_cleaning, plan_cleaning
     from regraft.tasks.settings.params import load_params
-    from regraft.tasks.workspace.locks import take_turn
+    from regraft.tasks.workspace.locks import hold_lock
 
     home = open_workspace(workspace)
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         pieces = plan_cleaning(home, load_params(home.params).retention, remote=remote)
         if apply:
             apply_cleaning(home, pieces)

@@ -43,7 +43,7 @@ SETTINGS = {
     "certify.max_images": 100,
     "certify.sizes": [0.5, 1.0],
     "watch.window": 150,
-    "watch.every_s": 86_400,  # the story tells when to look; a scheduled look beside it would find the turn taken
+    "watch.every_s": 86_400,  # the story tells when to look; a scheduled look beside it would find the lock held
     "retrain.min_labels": 120,
 }
 """A demo should not take longer than a coffee; everything else is as in params.yaml."""

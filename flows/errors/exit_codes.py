@@ -1,7 +1,7 @@
 """What an error means to the person who gave the command: an exit code and a message.
 
 Each exception class of the project says in its attribute ``exit_code`` how it ends a command: 1 it could not be done,
-2 bad input or usage, 3 a gate said no, 4 another run has the turn; None if it is caught before anybody sees it. Its
+2 bad input or usage, 3 a gate said no, 4 another run holds the lock; None if it is caught before anybody sees it. Its
 message then says what happened and what to do. Anything else is a fault of ours. Nothing is imported to find out.
 """
 

@@ -20,7 +20,7 @@ from regraft.tasks.graph.prefect_step import inside_flow_run
 from regraft.tasks.graph.progress import announce
 from regraft.tasks.settings.terms import keep_terms
 from regraft.tasks.workspace.dvc_repo import open_repository
-from regraft.tasks.workspace.locks import take_stage_turn
+from regraft.tasks.workspace.locks import hold_stage_lock
 from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def run_stage_alone(home: Workspace, name: str) -> None:
     """
     if name not in list_stages(home):
         raise GraphError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(list_stages(home))}")
-    with take_stage_turn(home), announce(name):
+    with hold_stage_lock(home), announce(name):
         keep_terms(home)  # of a run that was cut short: DVC has read them as they stand, so they count
         getattr(importlib.import_module(f"regraft.tasks.stages.{name}"), name).run(home)
 
@@ -91,7 +91,7 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     started = time.perf_counter()
     with open_repository(home.root) as repo:
         _require_inputs(home, repo, name)
-        current = not repo.status(targets=[name]) or _recall(repo, name)
+        current = not repo.status(targets=[name]) or _restore(repo, name)
         if not current:
             read = _read_section(home, name)
             with announce(name):
@@ -113,7 +113,7 @@ def _require_inputs(home: Workspace, repo: Any, name: str) -> None:
         raise GraphError(f"stage {name} in {home.root} lacks {', '.join(sorted(set(absent)))}; {hint}")
 
 
-def _recall(repo: Any, name: str) -> bool:
+def _restore(repo: Any, name: str) -> bool:
     """Bring back what the stage made when it last had these very inputs, from DVC's run cache; say whether it could.
 
     ``dvc repro`` does so too. After a run that was refused late, and put back, its finished stages cost nothing again.

@@ -60,11 +60,11 @@ second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
 
 
-def foresee(home: Workspace, data: Path | None, budget_s: float | None = None) -> Forecast:
+def forecast_training(home: Workspace, data: Path | None, budget_s: float | None = None) -> Forecast:
     """Return what a run on ``data`` (by default the known images) takes, and log it; without a budget never raises."""
     if budget_s is not None:
         return fit_into(home, data, budget_s)
-    return _tell(_Prospect(home, data).forecast())
+    return _tell(_Basis(home, data).forecast())
 
 
 def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
@@ -73,17 +73,17 @@ def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
     Raises:
         ParamsError: If params.yaml cannot be read or written.
     """
-    prospect = _Prospect(home, data)
-    changed = prospect.fit(budget_s)
+    basis = _Basis(home, data)
+    changed = basis.fit(budget_s)
     amend_terms(home, changed)
-    told = prospect.after(load_params(home.params), changed)
+    told = basis.after(load_params(home.params), changed)
     if changed:
         stands = ", ".join(f"{name}={value:g}" for name, value in changed.items())
         told = told.note(f"{stands} now stand in {home.params.name}, also for later runs")
     if told.total_s <= budget_s:
         return _tell(told)
     longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
-    advice = "; --set select.race_rounds=0 leaves the race out" if prospect.races else ""
+    advice = "; --set select.race_rounds=0 leaves the race out" if basis.races else ""
     return _tell(
         told.note(
             f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
@@ -97,7 +97,7 @@ def _tell(told: Forecast) -> Forecast:
     return told
 
 
-class _Prospect:
+class _Basis:
     """Everything that a forecast is made from, gathered once."""
 
     def __init__(self, home: Workspace, data: Path | None) -> None:

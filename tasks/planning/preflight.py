@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from regraft.serving.files.durable import StorageError
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.prefect_step import step
-from regraft.tasks.sharing.depot import RemoteError, open_depot
+from regraft.tasks.sharing.remote_store import RemoteError, open_remote
 from regraft.tasks.sharing.sharing import RemoteMovedOnError, follow
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.pins import pin_settings
@@ -71,9 +71,9 @@ def find_remote_problems(home: Workspace, *, probe: bool = False) -> list[str]:
     if problems or not probe:
         return problems
     try:
-        with open_depot(home) as depot:
-            depot.write("probe", f"{os.getpid()}.txt", b"regraft doctor")
-            depot.remove("probe", f"{os.getpid()}.txt")
+        with open_remote(home) as remote:
+            remote.write("probe", f"{os.getpid()}.txt", b"regraft doctor")
+            remote.remove("probe", f"{os.getpid()}.txt")
     except RemoteError as error:
         return [str(error)]
     return []

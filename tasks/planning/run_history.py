@@ -1,4 +1,4 @@
-"""Steps ``recall`` and ``remember``: what earlier runs on other data say before a selection, and what this run adds.
+"""Steps ``read_run_history`` and ``extend_run_history``: what earlier runs on other data found, and what this one adds.
 
 The graph must not depend on a file that every run changes, so ``select`` reads a copy that leaves the data set at hand
 out: running the same data again changes nothing.
@@ -15,20 +15,20 @@ from regraft.models.classifier.checkpoint import read_checkpoint_info
 from regraft.models.selection.result import Candidate, Selection, load_selection
 from regraft.models.selection.run_history import Descriptors, Recipe, RunRecord, append_record, read_records
 from regraft.serving.files.durable import write_bytes
-from regraft.tasks.graph.parts import Part, read_part, read_sizes
+from regraft.tasks.graph.part_arrays import Part, read_part, read_sizes
 from regraft.tasks.graph.prefect_step import step
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.workspace import Workspace
 
 
 @step
-def recall(home: Workspace) -> int:
+def read_run_history(home: Workspace) -> int:
     """Put what earlier runs on other data found where ``select`` reads it; return how many results there are."""
     return refresh_known_runs(home)
 
 
 def refresh_known_runs(home: Workspace) -> int:
-    """Do what ``recall`` does, also outside of a run: a forecast must see what ``select`` will see."""
+    """Do what ``read_run_history`` does, also outside of a run: a forecast must see what ``select`` will see."""
     dataset = hash_dataset(home)
     records = [record for record in read_records(find_record(home)) if record.dataset != dataset]
     # In an order of their own: copies of a workspace got them from each other in different ones.
@@ -39,7 +39,7 @@ def refresh_known_runs(home: Workspace) -> int:
 
 
 @step
-def remember(home: Workspace) -> int:
+def extend_run_history(home: Workspace) -> int:
     """Add what this run found to the track record; return how many results were new."""
     selection, _ = load_selection(home.selection)
     known = read_part(home, "train", "validation")

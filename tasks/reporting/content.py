@@ -20,7 +20,7 @@ from regraft.models.export.onnx import Parity
 from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes
 from regraft.models.report.report import ReportContent
 from regraft.serving.decoding.preprocess import PreprocessSpec, open_input
-from regraft.tasks.graph.parts import Part
+from regraft.tasks.graph.part_arrays import Part
 from regraft.tasks.reporting.notes import list_notes
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.judgements import count_judged

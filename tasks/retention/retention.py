@@ -14,7 +14,7 @@ from regraft.serving.log.pruning import count_old, prune_log
 from regraft.serving.registry.registry import Registry, VersionEntry
 from regraft.tasks.retention.needed_objects import list_needed
 from regraft.tasks.settings.retention_config import RetentionConfig
-from regraft.tasks.sharing.depot import Depot, open_depot
+from regraft.tasks.sharing.remote_store import RemoteStore, open_remote
 from regraft.tasks.sharing.remote_versions import forget_files, list_versions, read_version
 from regraft.tasks.steps.collect import read_fresh_labels
 from regraft.tasks.workspace.dvc_repo import open_repository
@@ -46,7 +46,7 @@ def plan_cleaning(home: Workspace, config: RetentionConfig, *, remote: bool = Fa
     """Return what may go; nothing is removed yet.
 
     Args:
-        home: The workspace; the caller holds its turn.
+        home: The workspace; the caller holds its lock.
         config: What stays.
         remote: Also look for objects in the remote that no kept version needs. Other copies of the workspace lose
             the data of runs that made no kept version.
@@ -115,21 +115,21 @@ def _plan_predictions(home: Workspace, before: float, days: float) -> Piece:
     return Piece("predictions", count, size, why, lambda: prune_log(home.predictions, before, unlearned))
 
 
-def _plan_objects(home: Workspace, kept: set[str], count: int, remote: bool) -> list[Piece]:
+def _plan_objects(home: Workspace, kept: set[str], count: int, with_remote: bool) -> list[Piece]:
     """Return the objects of DVC's cache, and of the remote if asked, that nothing kept is made of."""
     cache = home.root / ".dvc" / "cache" / "files" / "md5"
     with open_repository(home.root) as repo:
         own = Path(repo.cache.local.path).resolve() == cache.resolve()  # one that others share is not ours to clean
-    with open_depot(home) as depot:
+    with open_remote(home) as remote:
 
         def read(md5: str) -> bytes | None:
             place = cache / md5[:2] / md5[2:]
-            return place.read_bytes() if place.exists() else depot.read_object(md5)
+            return place.read_bytes() if place.exists() else remote.read_object(md5)
 
         needed = _list_needed(home, [home.lineage / version / "dvc.lock" for version in kept], read)
         pieces = [_plan_cache(cache, needed)] if own else []
-        if remote:
-            pieces.append(_plan_remote(home, depot, needed, kept, count, read))
+        if with_remote:
+            pieces.append(_plan_remote(home, remote, needed, kept, count, read))
     return pieces
 
 
@@ -157,22 +157,22 @@ def _plan_cache(cache: Path, needed: set[str]) -> Piece:
 
 def _plan_remote(
     home: Workspace,
-    depot: Depot,
+    remote: RemoteStore,
     needed: set[str],
     kept: set[str],
     count: int,
     read: Callable[[str], bytes | None],
 ) -> Piece:
-    documents = {version: read_version(depot, version) for version in list_versions(depot)}
+    documents = {version: read_version(remote, version) for version in list_versions(remote)}
     newest = sorted(documents, key=lambda version: documents[version]["registered_at"], reverse=True)[:count]
     stays = kept | set(newest)
     for version in stays & set(documents):
         needed = needed | set(documents[version]["files"].values())
         needed |= list_needed(documents[version]["lineage"].get("dvc.lock", ""), read)
-    unneeded = [found for found in depot.list_objects(older_than_s=SETTLED_S) if found[0] not in needed]
+    unneeded = [found for found in remote.list_objects(older_than_s=SETTLED_S) if found[0] not in needed]
 
     def remove() -> None:
-        with open_depot(home) as again:
+        with open_remote(home) as again:
             for version in set(documents) - stays:
                 forget_files(again, version)
             for md5, _ in unneeded:

@@ -1,6 +1,6 @@
 """The terms of a run: settings and sources that are its own until a version is made with them.
 
-They are written where the stages and DVC read them, in ``params.yaml`` and ``intake.json``, but only under the turn and
+They are written where the stages and DVC read them, in ``params.yaml`` and ``intake.json``, but only under the lock and
 after every check, and with a copy of what stood there. A run that is refused puts the copy back. A run that was cut
 short leaves the copy: the next ``train`` goes on with its terms, unless it brings others or is a retraining; then what
 stood before is put back first.
@@ -79,7 +79,7 @@ class Terms:
 
 @contextmanager
 def hold_terms(home: Workspace, asked: Terms) -> Iterator[Terms]:
-    """Put ``asked`` in force for the block and yield the terms that hold; must be called under the turn to make.
+    """Put ``asked`` in force for the block and yield the terms that hold; must be called under the lock to make.
 
     Raises:
         ParamsError: If the settings are wrong; nothing is then changed.

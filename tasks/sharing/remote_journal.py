@@ -9,22 +9,22 @@ import time
 from typing import Literal
 
 from regraft.serving.registry.journal import JournalEntry, chain, chain_on, encode_entry, replay
-from regraft.tasks.sharing.depot import Depot
+from regraft.tasks.sharing.remote_store import RemoteStore
 
 FOLDER = "journal"
 Relation = Literal["same", "ahead", "behind", "parted"]
 
 
-def read_history(depot: Depot) -> list[JournalEntry]:
+def read_history(remote: RemoteStore) -> list[JournalEntry]:
     """Return the remote's journal: from the first entry on, at each step the earliest that follows the one before."""
     by_seq: dict[int, list[str]] = {}
-    for name in depot.list(FOLDER):
+    for name in remote.list(FOLDER):
         seq = name.partition("-")[0]
         if seq.isdigit() and name.endswith(".json"):
             by_seq.setdefault(int(seq), []).append(name)
     entries, parent = list[JournalEntry](), ""
     while names := by_seq.get(len(entries) + 1):
-        following = [found for name in names if (found := _read_entry(depot, name, parent))]
+        following = [found for name in names if (found := _read_entry(remote, name, parent))]
         if not following:
             break
         entry, parent = min(following, key=lambda found: (found[0].at, found[1]))
@@ -32,10 +32,10 @@ def read_history(depot: Depot) -> list[JournalEntry]:
     return entries
 
 
-def put_entries(depot: Depot, mine: list[JournalEntry], known: int) -> None:
+def put_entries(remote: RemoteStore, mine: list[JournalEntry], known: int) -> None:
     """Send the entries of ``mine`` after the first ``known``."""
     for entry, history in list(zip(mine, chain(mine), strict=True))[known:]:
-        depot.write(FOLDER, _name_entry(entry, history), encode_entry(entry))
+        remote.write(FOLDER, _name_entry(entry, history), encode_entry(entry))
 
 
 def count_common(mine: list[JournalEntry], theirs: list[JournalEntry]) -> int:
@@ -86,10 +86,10 @@ def carry_over(mine: list[JournalEntry], theirs: list[JournalEntry]) -> tuple[li
     return entries, notes
 
 
-def _read_entry(depot: Depot, name: str, parent: str) -> tuple[JournalEntry, str] | None:
+def _read_entry(remote: RemoteStore, name: str, parent: str) -> tuple[JournalEntry, str] | None:
     """Return an entry and the history it makes, or None if it goes on from another one or is not written to its end."""
     try:
-        entry = JournalEntry(**json.loads(depot.read(FOLDER, name) or b""))
+        entry = JournalEntry(**json.loads(remote.read(FOLDER, name) or b""))
     except (ValueError, TypeError):
         return None
     history = chain_on(parent, entry)

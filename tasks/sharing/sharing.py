@@ -12,7 +12,6 @@ from typing import Any
 from regraft.serving.files.durable import write_bytes
 from regraft.serving.registry.journal import JournalEntry, Pointer, encode_entry, replay
 from regraft.serving.registry.registry import Registry
-from regraft.tasks.sharing.depot import Depot, RemoteError, open_depot
 from regraft.tasks.sharing.remote_journal import (
     Relation,
     carry_over,
@@ -23,6 +22,7 @@ from regraft.tasks.sharing.remote_journal import (
     read_history,
 )
 from regraft.tasks.sharing.remote_lines import get_lines, put_lines
+from regraft.tasks.sharing.remote_store import RemoteError, RemoteStore, open_remote
 from regraft.tasks.sharing.remote_versions import get_lineage, get_version, list_versions, put_versions
 from regraft.tasks.workspace.workspace import Workspace
 
@@ -61,16 +61,16 @@ def share(home: Workspace) -> Exchange:
         RemoteError: If the remote cannot be used.
     """
     registry = Registry(home.models_store)
-    with open_depot(home) as depot:
-        versions = put_versions(home, depot)
-        lines = sum(put_lines(depot, path) for path in _list_line_files(home))
-        mine, theirs = registry.journal(), read_history(depot)
+    with open_remote(home) as remote:
+        versions = put_versions(home, remote)
+        lines = sum(put_lines(remote, path) for path in _list_line_files(home))
+        mine, theirs = registry.journal(), read_history(remote)
         relation = compare(mine, theirs)
         if relation == "ahead":
-            put_entries(depot, mine, len(theirs))
-            theirs = read_history(depot)  # another copy may have written the same numbers meanwhile
+            put_entries(remote, mine, len(theirs))
+            theirs = read_history(remote)  # another copy may have written the same numbers meanwhile
         if compare(mine, theirs) == "parted":
-            told = describe_parting(mine, theirs, depot.url)
+            told = describe_parting(mine, theirs, remote.url)
             raise RemoteMovedOnError(f"{told}. Nothing was overwritten; settle it with: regraft pull")
     return Exchange(versions, lines, relation, registry.pointer())
 
@@ -99,18 +99,18 @@ def settle(home: Workspace, *, every: bool = False) -> Exchange:
 
 def _get(home: Workspace, *, every: bool, settle: bool) -> Exchange:
     registry = Registry(home.models_store)
-    with open_depot(home) as depot:
-        lines = sum(get_lines(depot, path) for path in _list_line_files(home))
-        seen, mine, theirs = registry.pointer().seq, registry.journal(), read_history(depot)
+    with open_remote(home) as remote:
+        lines = sum(get_lines(remote, path) for path in _list_line_files(home))
+        seen, mine, theirs = registry.pointer().seq, registry.journal(), read_history(remote)
         relation, adopted, notes = compare(mine, theirs), list[JournalEntry](), list[str]()
         if relation == "behind":
             adopted = theirs
         elif relation == "parted":
-            notes.append(describe_parting(mine, theirs, depot.url))
+            notes.append(describe_parting(mine, theirs, remote.url))
             if settle:
                 adopted, told = carry_over(mine, theirs)
                 notes += told
-        versions = _get_versions(home, depot, adopted or mine, every=every)
+        versions = _get_versions(home, remote, adopted or mine, every=every)
     if adopted:
         _keep_superseded(home, mine[count_common(mine, theirs) :])
         registry.adopt(adopted, seen)
@@ -118,17 +118,17 @@ def _get(home: Workspace, *, every: bool, settle: bool) -> Exchange:
     return Exchange(versions, lines, relation, registry.pointer(), tuple(notes))
 
 
-def _get_versions(home: Workspace, depot: Depot, entries: list[JournalEntry], *, every: bool) -> int:
+def _get_versions(home: Workspace, remote: RemoteStore, entries: list[JournalEntry], *, every: bool) -> int:
     """Get the lineage of all versions and the folders of those in the pointer; return how many folders came."""
-    there, came = list_versions(depot), 0
+    there, came = list_versions(remote), 0
     pointer = replay(entries)[-1] if entries else Pointer()
     for version in there:
-        get_lineage(home, depot, version)
+        get_lineage(home, remote, version)
         if every or version in (pointer.champion, pointer.challenger, pointer.previous):
-            came += get_version(home, depot, version)
+            came += get_version(home, remote, version)
     champion = pointer.champion
     if champion and not Registry(home.models_store).path(champion).is_dir():
-        raise RemoteError(f"{depot.url} does not hold the champion {champion}; push it from where it was made")
+        raise RemoteError(f"{remote.url} does not hold the champion {champion}; push it from where it was made")
     return came
 
 

@@ -6,7 +6,7 @@ from regraft.models.certificate.verdict import save_certificate
 from regraft.models.selection.result import load_selection
 from regraft.models.statistics.draws import choose_rows
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import read_part, read_pixels
+from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.workspace import Workspace

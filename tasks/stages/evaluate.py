@@ -4,7 +4,7 @@ from regraft.models.classifier.checkpoint import load_checkpoint
 from regraft.models.classifier.predictions import Answers, answer_pixels, write_answers
 from regraft.models.evaluation.evaluate import evaluate_predictions, write_evaluation
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import Part, read_part, read_paths, read_pixels
+from regraft.tasks.graph.part_arrays import Part, read_part, read_paths, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.workspace import Workspace

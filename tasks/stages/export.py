@@ -19,7 +19,7 @@ from regraft.serving.bundle.format import ANSWERS_FILE, REFERENCE_FILE, BundleDr
 from regraft.serving.decoding.quality import QUALITY_NAMES
 from regraft.serving.files.durable import replace_folder, write_bytes, write_json
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import Part, read_part, read_pixels
+from regraft.tasks.graph.part_arrays import Part, read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.reporting.content import gather_content
 from regraft.tasks.settings.params import load_params

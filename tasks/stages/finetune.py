@@ -3,7 +3,7 @@
 from regraft.models.selection.result import load_selection
 from regraft.models.training.finetune import finetune as train_classifier
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import read_part, read_pixels
+from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.workspace.workspace import Workspace

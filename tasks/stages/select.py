@@ -12,7 +12,7 @@ from regraft.models.selection.run_history import rate_by_record, read_records
 from regraft.models.selection.select import select_backbone
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.parts import read_part, read_pixels, read_sizes
+from regraft.tasks.graph.part_arrays import read_part, read_pixels, read_sizes
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.planning.run_history import describe_dataset, hash_dataset
 from regraft.tasks.settings.params import load_params

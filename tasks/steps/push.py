@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from regraft.tasks.graph.prefect_step import step
-from regraft.tasks.sharing.depot import explaining
+from regraft.tasks.sharing.remote_store import explaining
 from regraft.tasks.sharing.sharing import Exchange, settle, share
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.workspace import Workspace, WorkspaceError, init_workspace

@@ -5,7 +5,7 @@ import logging
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.prefect_step import step
 from regraft.tasks.settings.terms import keep_terms
-from regraft.tasks.sharing.depot import RemoteError
+from regraft.tasks.sharing.remote_store import RemoteError
 from regraft.tasks.sharing.sharing import follow
 from regraft.tasks.workspace.lineage import record_lineage
 from regraft.tasks.workspace.workspace import Workspace

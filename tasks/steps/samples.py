@@ -16,7 +16,7 @@ from regraft.serving.bundle.runtime import ModelHandle
 from regraft.serving.decoding.preprocess import load_input
 from regraft.serving.log.reader import read_feedback
 from regraft.serving.log.requests import Sampling
-from regraft.tasks.graph.parts import Part, read_part
+from regraft.tasks.graph.part_arrays import Part, read_part
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.workspace.alarms import read_alarm
 from regraft.tasks.workspace.workspace import Workspace

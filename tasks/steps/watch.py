@@ -17,7 +17,7 @@ from regraft.tasks.graph.prefect_step import inside_flow_run, step
 from regraft.tasks.settings.params import Params, load_params
 from regraft.tasks.steps.collect import read_fresh_labels
 from regraft.tasks.steps.samples import read_unlearned
-from regraft.tasks.steps.settle import count_wanted, find_unjudged
+from regraft.tasks.steps.waiting_challengers import count_wanted, find_unjudged
 from regraft.tasks.workspace.alarms import read_alarm, write_alarm
 from regraft.tasks.workspace.judgements import Judgement, find_undecided
 from regraft.tasks.workspace.workspace import Workspace, WorkspaceError

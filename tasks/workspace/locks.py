@@ -1,8 +1,8 @@
-"""Who works on a workspace takes turns: what makes versions is one turn, the watch another.
+"""The locks of a workspace: one for what makes versions, one for the watch.
 
-The turn is a lock of the system, which dies with its holder. Beside it DVC's own lock on every output is held while
+Each is a lock of the system, which dies with its holder. Beside it DVC's own lock on every output is held while
 versions are made: without it ``dvc repro`` would delete an output that it means to make again before it finds out
-that it is not its turn.
+that another run is at work.
 """
 
 import json
@@ -24,17 +24,17 @@ Work = Literal["make", "watch"]
 
 
 class WorkspaceBusy(RuntimeError):  # noqa: N818 - it is a state, not a fault
-    """Another process has the turn; nothing was changed."""
+    """Another process holds the lock; nothing was changed."""
 
     exit_code = 4
 
 
 @contextmanager
-def take_turn(home: Workspace, work: Work) -> Iterator[None]:
-    """Hold the turn for ``work``; the system gives it back when its holder dies, however it dies.
+def hold_lock(home: Workspace, work: Work) -> Iterator[None]:
+    """Hold the lock for ``work``; the system releases it when its holder dies, however it dies.
 
     Raises:
-        WorkspaceBusy: If another process holds it, or DVC is at work on the outputs that a turn to make writes.
+        WorkspaceBusy: If another process holds it, or DVC is at work on the outputs that making a version writes.
     """
     with _hold(home, work) as died:
         if work == "watch":
@@ -45,11 +45,11 @@ def take_turn(home: Workspace, work: Work) -> Iterator[None]:
 
 
 @contextmanager
-def take_stage_turn(home: Workspace) -> Iterator[None]:
-    """Hold the turn to make for one stage that ``dvc repro`` runs: it holds its outputs itself.
+def hold_stage_lock(home: Workspace) -> Iterator[None]:
+    """Hold the lock to make for one stage that ``dvc repro`` runs: DVC reserves its outputs itself.
 
     Raises:
-        WorkspaceBusy: If another process holds the turn.
+        WorkspaceBusy: If another process holds the lock.
     """
     with _hold(home, "make"):
         yield
@@ -57,9 +57,9 @@ def take_stage_turn(home: Workspace) -> Iterator[None]:
 
 @contextmanager
 def _hold(home: Workspace, work: Work) -> Iterator[dict[str, Any] | None]:
-    """Hold the lock; yield what the last holder wrote about itself if it died before it gave the turn back."""
+    """Hold the lock; yield what the last holder wrote about itself if it died before it released the lock."""
     home.state.mkdir(parents=True, exist_ok=True)
-    lock, note = FileLock(home.state / f"{work}.lock"), home.state / f"{work}.turn.json"
+    lock, note = FileLock(home.state / f"{work}.lock"), home.state / f"{work}.holder.json"
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -13,7 +13,7 @@ from regraft.tasks.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-PARTS_OF_STEPS = {"samples", "settle"}
+PARTS_OF_STEPS = {"samples", "waiting_challengers"}
 
 
 def test_stage_is_task_file_is_function_is_section() -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from regraft.models.compute.forecast import PARTS
-from regraft.tasks.planning.forecast import fit_into, foresee
+from regraft.tasks.planning.forecast import fit_into, forecast_training
 from regraft.tasks.planning.intake import take_in
 from regraft.tasks.settings.duration import parse_duration
 from regraft.tasks.settings.params import ParamsError, load_params, set_params
@@ -34,13 +34,13 @@ def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(make_workspace) -> Workspace:
-    fresh = make_workspace("foreseen")
+    fresh = make_workspace("fresh")
     set_params(fresh.params, {"finetune.threads": 1, "finetune.budget_s": 50})
     return fresh
 
 
 def test_a_first_run_is_forecast_from_the_list_of_its_images(home: Workspace, images: Path) -> None:
-    told = foresee(home, images)
+    told = forecast_training(home, images)
     assert told.notes == ()
     assert set(told.seconds) == set(PARTS)
     assert all(told.seconds[part] > 0 for part in PARTS)
@@ -64,15 +64,15 @@ def test_a_time_budget_becomes_parameters_that_fit_and_stay(home: Workspace, ima
 
 
 def test_what_cannot_be_forecast_is_said_and_stops_nothing(home: Workspace, images: Path, tmp_path: Path) -> None:
-    told = foresee(home, tmp_path / "absent")
+    told = forecast_training(home, tmp_path / "absent")
     assert told.describe().startswith("no forecast; the images could not be listed")
     assert told.to_json()["seconds"]["finetune"] is None
     set_params(home.params, {"select.mirror": "http://127.0.0.1:9/weights"})
-    assert "once they are here" in foresee(home, images).describe()
+    assert "once they are here" in forecast_training(home, images).describe()
 
 
 def test_a_finished_run_is_forecast_as_done(trained) -> None:
-    told = foresee(trained.home, None)
+    told = forecast_training(trained.home, None)
     assert told.total_s == 0
     assert re.fullmatch(r"no stage is left to run; the gate asks about \d+ test images once more", told.describe())
     assert trained.answer["forecast"]["seconds"]["finetune"] > 0
@@ -90,7 +90,7 @@ def test_a_finished_run_is_trained_longer_only_for_a_much_longer_budget(copied) 
 @pytest.mark.parametrize("changed", ["what other runs found", "the code of a stage", "an image of the source"])
 def test_what_changes_between_two_runs_is_never_forecast_as_done(copied, tmp_path: Path, changed: str) -> None:
     home = copied.home
-    assert foresee(home, None).total_s == 0
+    assert forecast_training(home, None).total_s == 0
     if changed == "what other runs found":
         line = json.loads(home.track_record.read_text().splitlines()[0])
         home.track_record.write_text(json.dumps(line | {"dataset": "0" * 64}) + "\n")
@@ -101,5 +101,5 @@ def test_what_changes_between_two_runs_is_never_forecast_as_done(copied, tmp_pat
         home.code.write_text(home.code.read_text().replace(codes["finetune"], "0" * 16))
     else:
         shutil.copytree(copied.images, tmp_path / "images")
-        take_in(home, tmp_path / "images")  # as the run does before it foresees
-    assert foresee(home, None).total_s > 0
+        take_in(home, tmp_path / "images")  # as the run does before it forecasts
+    assert forecast_training(home, None).total_s > 0

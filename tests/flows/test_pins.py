@@ -14,7 +14,7 @@ from regraft.serving.files.durable import StorageError
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.graph import drive_stage
 from regraft.tasks.planning.preflight import find_remote_problems, preflight
-from regraft.tasks.sharing.depot import RemoteError
+from regraft.tasks.sharing.remote_store import RemoteError
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.pins import pin_settings
 from regraft.tasks.workspace.workspace import Workspace, init_workspace

@@ -13,8 +13,8 @@ from regraft.serving.files.json_lines import append_lines, encode_line, read_lin
 from regraft.serving.registry.journal import Pointer, RegistryError, chain, replay
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.settings.params import set_params
-from regraft.tasks.sharing.depot import RemoteError, open_depot
 from regraft.tasks.sharing.remote_journal import put_entries, read_history
+from regraft.tasks.sharing.remote_store import RemoteError, open_remote
 from regraft.tasks.sharing.remote_versions import read_version
 from regraft.tasks.sharing.sharing import RemoteMovedOnError, follow, settle, share
 from regraft.tasks.steps.push import pull, push
@@ -114,9 +114,9 @@ def test_a_push_onto_a_remote_that_moved_on_is_refused_and_loses_nothing(ada: Co
     share(ada.home)
     with pytest.raises(RemoteMovedOnError, match="regraft pull"):
         share(bob.home)
-    with open_depot(ada.home) as depot:
-        assert replay(read_history(depot))[-1] == ada.pointer
-        assert read_version(depot, of_bob)["files"]
+    with open_remote(ada.home) as remote:
+        assert replay(read_history(remote))[-1] == ada.pointer
+        assert read_version(remote, of_bob)["files"]
     assert follow(bob.home).relation == "parted"
     assert bob.pointer.champion == of_bob
     settled = settle(bob.home)
@@ -159,8 +159,8 @@ def test_both_agree_on_who_was_first_when_one_number_was_written_twice(ada: Copy
     for copy, content in ((bob, "by bob"), (ada, "by ada")):  # bob decided first, ada was sent first
         copy.promote(content)
     for copy in (ada, bob):
-        with open_depot(copy.home) as depot:
-            put_entries(depot, copy.registry.journal(), 1)
+        with open_remote(copy.home) as remote:
+            put_entries(remote, copy.registry.journal(), 1)
     with pytest.raises(RemoteMovedOnError):
         share(ada.home)
     share(bob.home)

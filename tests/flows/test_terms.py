@@ -1,4 +1,4 @@
-"""A run's settings and sources are its own until a version is made; whoever is not on turn changes nothing."""
+"""A run's settings and sources are its own until a version is made; who does not hold the lock changes nothing."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from regraft.tasks.settings.params import ParamsError, load_params
 from regraft.tasks.settings.terms import KEPT, Terms, amend_terms, hold_terms, keep_terms
 from regraft.tasks.stages.evaluate import evaluate
 from regraft.tasks.workspace.dvc_repo import open_repository
-from regraft.tasks.workspace.locks import WorkspaceBusy, take_turn
+from regraft.tasks.workspace.locks import WorkspaceBusy, hold_lock
 from regraft.tasks.workspace.workspace import Workspace
 
 BIN = Path(sys.executable).parent
@@ -32,7 +32,7 @@ def home(make_workspace) -> Workspace:
 
 def test_a_busy_workspace_is_left_as_it_is_and_names_who_is_at_work(copied, run_regraft) -> None:
     before = snapshot(copied.home)
-    with take_turn(copied.home, "make"):
+    with hold_lock(copied.home, "make"):
         result = run_regraft("train", "-w", str(copied.home.root), "--set", "export.name=other", "--time-budget", "1h")
         with pytest.raises(WorkspaceBusy, match=f"process {os.getpid()} on"):
             run_stage_alone(copied.home, "split")
@@ -46,7 +46,7 @@ def test_dvc_repro_beside_a_training_is_refused_before_it_deletes_an_output(copi
     home = copied.home
     home.params.write_text(home.params.read_text().replace("bootstrap: 200", "bootstrap: 201"))
     environment = dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         result = subprocess.run(
             [str(BIN / "dvc"), "repro"], cwd=home.root, env=environment, capture_output=True, text=True, check=False
         )
@@ -57,17 +57,17 @@ def test_dvc_repro_beside_a_training_is_refused_before_it_deletes_an_output(copi
 
 def test_the_turn_of_a_holder_that_died_is_free_though_its_number_lives(copied) -> None:
     home, command = copied.home, "regraft train -w x"
-    (home.state / "make.turn.json").write_text(json.dumps({"pid": 1, "command": command, "host": "h", "at": 0.0}))
+    (home.state / "make.holder.json").write_text(json.dumps({"pid": 1, "command": command, "host": "h", "at": 0.0}))
     locks = home.root / ".dvc" / "tmp" / "rwlock"
     locks.parent.mkdir(exist_ok=True)
     locks.write_text(json.dumps({"write": {str(home.split): {"pid": 1, "cmd": command}}, "read": {}}))
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         assert "1" not in {str(holder["pid"]) for holder in json.loads(locks.read_text())["write"].values()}
     locks.write_text(json.dumps({"write": {str(home.split): {"pid": 1, "cmd": "dvc repro"}}, "read": {}}))
-    with pytest.raises(WorkspaceBusy, match="dvc repro"), take_turn(home, "make"):
+    with pytest.raises(WorkspaceBusy, match="dvc repro"), hold_lock(home, "make"):
         pass
     locks.unlink()
-    with take_turn(home, "make"):
+    with hold_lock(home, "make"):
         pass
 
 

@@ -31,10 +31,10 @@ from regraft.tasks.steps.collect import collect, learned_batches, read_fresh_lab
 from regraft.tasks.steps.gate import gate
 from regraft.tasks.steps.promote import promote
 from regraft.tasks.steps.samples import gather_sample
-from regraft.tasks.steps.settle import find_unjudged, find_unsettled
+from regraft.tasks.steps.waiting_challengers import find_unjudged, find_unsettled
 from regraft.tasks.steps.watch import decide_action, judge_traffic
 from regraft.tasks.workspace.alarms import read_alarm, write_alarm
-from regraft.tasks.workspace.locks import WorkspaceBusy, take_turn
+from regraft.tasks.workspace.locks import WorkspaceBusy, hold_lock
 from regraft.tasks.workspace.workspace import Workspace
 
 ENOUGH = 60
@@ -269,8 +269,8 @@ def test_labels_whose_images_are_gone_do_not_count(production: Production) -> No
     assert "no longer kept" in batch.reason
 
 
-def test_two_trainings_of_one_workspace_take_turns(production: Production) -> None:
-    with take_turn(production.home, "make"), pytest.raises(WorkspaceBusy), take_turn(production.home, "make"):
+def test_two_trainings_of_one_workspace_wait_for_each_other(production: Production) -> None:
+    with hold_lock(production.home, "make"), pytest.raises(WorkspaceBusy), hold_lock(production.home, "make"):
         pass
-    with take_turn(production.home, "make"), take_turn(production.home, "watch"):
+    with hold_lock(production.home, "make"), hold_lock(production.home, "watch"):
         pass

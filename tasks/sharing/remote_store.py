@@ -25,13 +25,13 @@ class RemoteError(RuntimeError):
     exit_code = 1
 
 
-class Depot:
+class RemoteStore:
     """The remote of one workspace. Not for several threads."""
 
-    def __init__(self, remote: Any) -> None:
-        self.url = str(remote.fs.unstrip_protocol(remote.path))
-        self._fs, self._odb = remote.fs, remote.odb
-        self._root = remote.fs.join(remote.path, FOLDER)
+    def __init__(self, dvc_remote: Any) -> None:
+        self.url = str(dvc_remote.fs.unstrip_protocol(dvc_remote.path))
+        self._fs, self._odb = dvc_remote.fs, dvc_remote.odb
+        self._root = dvc_remote.fs.join(dvc_remote.path, FOLDER)
 
     def list(self, folder: str) -> list[str]:
         """Return the names in a folder of documents, sorted; none if there is no such folder."""
@@ -110,17 +110,17 @@ class Depot:
 
 
 @contextmanager
-def open_depot(home: Workspace) -> Iterator[Depot]:
-    """Yield the depot in the workspace's default remote.
+def open_remote(home: Workspace) -> Iterator[RemoteStore]:
+    """Yield the workspace's default remote.
 
     Raises:
         RemoteError: If there is no remote, its plugin is not installed, or it cannot be reached.
     """
     with open_repository(home.root) as repo:
         with explaining(home):
-            depot = Depot(repo.cloud.get_remote(command="push"))
+            remote = RemoteStore(repo.cloud.get_remote(command="push"))
         try:
-            yield depot
+            yield remote
         except StorageError:
             raise
         except OSError as error:
