@@ -1,4 +1,5 @@
-"""Pretrained networks by name: where they come from, their licence, the lock, the network itself and its inside.
+"""Pretrained networks by name: where they come from, the lock, the network itself and its inside.
 
-Which one to take is decided in ``selection``. Read first: ``hub.retrieve_backbone``.
+How a licence is read is here; which one may be used, and which is, ``selection`` decides.
+Read first: ``hub.retrieve_backbone``.
 """

@@ -1,4 +1,4 @@
-"""The machine: device and threads, the cost of a network, time budgets, forecasts, snapshots of unfinished work.
+"""Resources of the machine: device and threads, the cost of a network, time budgets, forecasts, snapshots.
 
 What is computed is in ``features`` and ``training``. Read first: ``budget.plan_training``.
 """

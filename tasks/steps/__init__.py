@@ -1,4 +1,4 @@
 """What happens beside the graph: register, gate, promote, watch, collect, share. Prefect tasks in a flow run.
 
-What depends on files alone is a stage. Read first: ``gate.gate``.
+What depends on files alone is a stage of ``dvc.yaml``, and stands in ``tasks/stages``. Read first: ``gate.gate``.
 """
