@@ -3,8 +3,6 @@
 On shifted domains a head fitted under the source's statistics misleads the fine-tuning that starts from it.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
@@ -29,7 +27,6 @@ def adapt_batchnorm(
     batch_size: int = 32,
     seed: int = 0,
     device: DeviceName = "auto",
-    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Replace the running statistics by averages over the given images; return how many layers changed.
 
@@ -44,7 +41,6 @@ def adapt_batchnorm(
         batch_size: Images whose statistics make one term of the average. A last batch under half of it is left out.
         seed: Of the shuffle.
         device: Where to compute.
-        progress: Called with (images done, images in all).
 
     Source: Li et al. 2016, "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779.
     """
@@ -60,7 +56,7 @@ def adapt_batchnorm(
         layer.momentum = None  # torch then keeps the plain average over the batches
         layer.train()
     try:
-        average_batches(backbone, pixels, rows, normalization, batch_size, target, progress)
+        average_batches(backbone, pixels, rows, normalization, batch_size, target)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
@@ -75,7 +71,6 @@ def average_batches(
     normalization: Normalization,
     batch_size: int,
     device: torch.device,
-    progress: Callable[[int, int], None] | None,
 ) -> None:
     """Run the images through the network so that layers in train mode take their statistics."""
     mean, std = normalization_tensors(normalization, device)
@@ -84,5 +79,3 @@ def average_batches(
             chosen = rows[start : start + batch_size]
             if start == 0 or 2 * len(chosen) >= batch_size:
                 embed_batch(backbone, take_batch(pixels, chosen, device), mean, std)
-            if progress is not None:
-                progress(min(start + batch_size, len(rows)), len(rows))
