@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import DeviceName, choose_device, mixed_precision, place_module
+from regraft.models.compute.device import Compute, choose_device, mixed_precision, place_module
 from regraft.models.features.extract import embed_batch, normalization_tensors, take_batch
 
 
@@ -24,9 +24,8 @@ def adapt_batchnorm(
     normalization: Normalization,
     *,
     rows: np.ndarray | None = None,
+    compute: Compute | None = None,
     batch_size: int = 32,
-    seed: int = 0,
-    device: DeviceName = "auto",
 ) -> int:
     """Replace the running statistics by averages over the given images; return how many layers changed.
 
@@ -38,18 +37,18 @@ def adapt_batchnorm(
         normalization: Of the backbone.
         rows: Indices into ``pixels``; all when None. They are shuffled: batches of one class would hide the
             variance between classes.
+        compute: Where, and the seed of the shuffle; the defaults when None.
         batch_size: Images whose statistics make one term of the average. A last batch under half of it is left out.
-        seed: Of the shuffle.
-        device: Where to compute.
 
     Source: Li et al. 2016, "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779.
     """
     layers = list_batchnorms(backbone)
     if not layers:
         return 0
-    target = choose_device(device)
+    compute = compute or Compute()
+    target = choose_device(compute.device)
     place_module(backbone, target).eval()
-    rows = np.random.default_rng(seed).permutation(np.arange(len(pixels)) if rows is None else rows)
+    rows = np.random.default_rng(compute.seed).permutation(np.arange(len(pixels)) if rows is None else rows)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
