@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.machine import describe_machine
 from regraft.models.backbones.hub import Backbone
 from regraft.models.certificate.certify import CertifyConfig, certify
+from regraft.models.training.data import LabelledImages
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
 from regraft.serving.files.durable import hash_file
 
@@ -142,7 +143,7 @@ def issue(work: tuple[Case, Path, Path]) -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         backbone = make_backbone(case, shared / "backbones", Path(folder), side)
         started = time.process_time()
-        found = certify(backbone, pixels, labels, parts, names, config, ADAPTED[case.kind])
+        found = certify(backbone, LabelledImages(pixels, labels, parts, names), config, ADAPTED[case.kind])
         seconds = time.process_time() - started
     assert found.gain is not None, found.reason
     return Finding(case, found.decision, found.gain.value, found.gain.low, found.gain.high, seconds)

@@ -16,24 +16,25 @@ from benchmarks.selection_quality import balance
 from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.network import read_input
 from regraft.models.compute.budget import TrainingPlan
-from regraft.models.compute.device import deterministic_kernels, limit_threads
+from regraft.models.compute.device import Compute, deterministic_kernels, limit_threads
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
 from regraft.models.features.linear_probe import STRENGTHS, cross_validate, fit_probe
 from regraft.models.selection.candidates import describe_preprocess, sample_rows
 from regraft.models.selection.result import SelectConfig
-from regraft.models.selection.select import select_backbone
+from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.selection.transferability import score_all
 from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import TrainingData
-from regraft.models.training.finetune import build_classifier, finetune, train_from
+from regraft.models.training.data import LabelledImages, TrainingData
+from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune, train_from
 from regraft.serving.files.durable import hash_file
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "engine.md"
 NAME = "mobilenetv2_100.goog_in1k"
 SIZE_PX, THREADS = 224, 2
+CPU = Compute(device="cpu", threads=THREADS)
 EPOCHS, FROZEN, VIEWS, TRAIN, TEST = 8, 13, 4, 320, 400
 ABOUT = f"""`python -m benchmarks engine`, on neu with {NAME} at {SIZE_PX} px, {THREADS} threads. Probe and scores
 read the kept features of 1,000 images: {len(STRENGTHS)} penalties, 5 folds. Selection:
@@ -70,7 +71,7 @@ def train_tail(
     classes, cpu = int(labels.max()) + 1, torch.device("cpu")
     with limit_threads(THREADS), deterministic_kernels():
         frozen = FrozenBackbone(
-            backbone, pixels[train], adapt_images=0, store=FeatureStore(scratch / "features"), device="cpu"
+            backbone, pixels[train], adapt_images=0, store=FeatureStore(scratch / "features"), compute=CPU
         )
         known = frozen.embed(pixels[train])
         classifier = build_classifier(frozen.network, frozen.normalization, known.widths, classes, cpu)
@@ -102,10 +103,10 @@ def compare_costs(shared: Path, pixels: np.ndarray, labels: np.ndarray, scratch:
     parts = generator.choice(["train", "validation", "test"], len(labels), p=[0.65, 0.15, 0.2])
     began = time.perf_counter()
     selection, _ = select_backbone(
-        lambda _, rows: pixels[rows], labels, parts, np.full((len(labels), 2), 200),
+        ImagesOnDemand(lambda _, rows: pixels[rows], labels, parts, np.full((len(labels), 2), 200)),
         SelectConfig(candidates=names, mirror=str(shared / "backbones"), device="cpu"),
-        store=scratch / "store", lock=scratch / "lock.json", features=scratch / "kept",
-    )  # fmt: skip
+        SelectionPaths(scratch / "store", scratch / "lock.json", scratch / "kept"),
+    )
     select_s = time.perf_counter() - began
     known = np.flatnonzero(parts != "test")
     tuned = {}
@@ -113,9 +114,9 @@ def compare_costs(shared: Path, pixels: np.ndarray, labels: np.ndarray, scratch:
         folder = shared / "backbones" / name
         began = time.perf_counter()
         finetune(
-            load_backbone(folder), pixels[known], labels[known], parts[known], [str(k) for k in range(6)],
+            load_backbone(folder), LabelledImages(pixels[known], labels[known], parts[known], list("012345")),
             describe_preprocess(read_input(folder), "squash"), FinetuneConfig(device="cpu"),
-            state=scratch / "state", into=scratch / "out",
+            FinetunePaths(into=scratch / "out", state=scratch / "state"),
         )  # fmt: skip
         tuned[name] = time.perf_counter() - began
         sys.stderr.write(f"{name} fine-tuned in {tuned[name]:.0f} s\n")
@@ -131,7 +132,7 @@ def measure_engine(_names: list[str], shared: Path = ROOT.parent / "shared") -> 
         rows = sample_rows(labels, np.arange(len(labels)), 1000, 0)
         with limit_threads(THREADS):
             frozen = FrozenBackbone(
-                backbone, pixels[rows], adapt_images=0, store=FeatureStore(scratch / "features"), device="cpu"
+                backbone, pixels[rows], adapt_images=0, store=FeatureStore(scratch / "features"), compute=CPU
             )
             costs = time_probe(frozen.embed(pixels[rows]), labels[rows])
         test = sample_rows(labels, np.arange(len(labels)), TEST, 1)

@@ -28,9 +28,10 @@ from regraft.models.selection.candidates import sample_rows
 from regraft.models.selection.decide import resample_mean
 from regraft.models.selection.imagenet_prior import static_prior
 from regraft.models.selection.result import SelectConfig
-from regraft.models.selection.select import select_backbone
+from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.finetune import finetune
+from regraft.models.training.data import LabelledImages
+from regraft.models.training.finetune import FinetunePaths, finetune
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.serving.files.durable import hash_file
 
@@ -97,8 +98,8 @@ def measure_truth(animal: Animal, pixels: np.ndarray, cell: Cell, adapt_images: 
     with tempfile.TemporaryDirectory() as scratch:
         into = Path(scratch) / "out"
         finetune(
-            describe_backbone(animal), pixels[rows], cell.targets[rows], parts, names, spec, config,
-            state=Path(scratch) / "state", into=into, adapt_images=adapt_images,
+            describe_backbone(animal), LabelledImages(pixels[rows], cell.targets[rows], parts, names), spec, config,
+            FinetunePaths(into, Path(scratch) / "state"), adapt_images=adapt_images,
         )  # fmt: skip
         classifier, _ = load_checkpoint(into)
         said = answer_pixels(classifier, pixels[cell.test])
@@ -126,16 +127,15 @@ def choose(zoo: Mapping[str, Animal], pixels: np.ndarray, cell: Cell) -> dict[st
         config = SelectConfig(candidates=names, mirror=str(mirror), fit="squash", device="cpu")
         rows = np.concatenate([cell.train, cell.validation])
         began = time.perf_counter()
-        selection, _ = select_backbone(
+        images = ImagesOnDemand(
             lambda _, chosen: pixels[rows[chosen]],
             cell.targets[rows],
             np.array(["train"] * len(rows)),
             np.full((len(rows), 2), pixels.shape[1]),
-            config,
-            store=Path(scratch) / "store",
-            lock=Path(scratch) / "lock.json",
-            features=Path(scratch) / "features",
         )
+        kept = Path(scratch)
+        paths = SelectionPaths(kept / "store", kept / "lock.json", kept / "features")
+        selection, _ = select_backbone(images, config, paths)
     return {
         "first": selection.ranking[0].name,
         "final": selection.chosen,

@@ -25,7 +25,7 @@ from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.network import read_input
 from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.device import deterministic_kernels, limit_threads
+from regraft.models.compute.device import Compute, deterministic_kernels, limit_threads
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.selection.candidates import describe_preprocess
@@ -34,7 +34,7 @@ from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
 from regraft.models.training.finetune import build_classifier
 from regraft.models.training.linear_start import prepare_start
-from regraft.models.training.loop import run_training
+from regraft.models.training.loop import TrainingSetup, run_training
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
 from regraft.serving.files.durable import hash_file
 
@@ -110,7 +110,9 @@ def run(problem: Problem, folder: Path, enough: float) -> dict:
     config = FinetuneConfig(device="cpu", threads=problem.threads, seed=problem.seed)
     resume = ResumeFolder(folder / "state", "speed")
     with limit_threads(problem.threads), deterministic_kernels():
-        frozen = FrozenBackbone(backbone, pixels[data.train], adapt_images=0, store=FeatureStore(None), device="cpu")
+        frozen = FrozenBackbone(
+            backbone, pixels[data.train], adapt_images=0, store=FeatureStore(None), compute=Compute.of(config)
+        )
         start = prepare_start(frozen, data, len(names), resume)
         classifier = build_classifier(
             frozen.network, frozen.normalization, start.widths, len(names), torch.device("cpu")
@@ -125,13 +127,19 @@ def run(problem: Problem, folder: Path, enough: float) -> dict:
         if plan.views:
             cut = cut_backbone(classifier.backbone, plan.frozen_groups, spec.size_px)
             feed = ActivationFeed(
-                classifier, cut, data, config.loop.augment, views=plan.views, batch_size=plan.batch_size,
-                seed=config.seed, folder=folder / "activations",
-            )  # fmt: skip
+                classifier,
+                cut,
+                data,
+                config.loop.augment,
+                plan=plan,
+                seed=config.seed,
+                folder=folder / "activations",
+            )
         timed = AskedFeed(feed, classifier, test, names, watch, enough)
         with contextlib.suppress(Reached):
             timed.ask()  # the probe
-            run_training(classifier, timed, data, plan, config.loop, resume, seed=config.seed, stop_s=3600)
+            setup = TrainingSetup(timed, data, plan, config.loop, config.seed)
+            run_training(classifier, setup, resume, stop_s=3600)
             timed.ask()
     return {
         **report_timing(IMPORT_S, watch.laps),

@@ -189,21 +189,37 @@ def judge_window(
     if len(rows) < config.min_window:
         return refuse_window(reference, len(rows), repeats, config)
     comparison = compare_window(reference, window, rows)
+    names = labels or [f"class {index}" for index in range(len(comparison.class_shares))]
+    return judge_comparison(reference, comparison, config, names, n=len(rows), repeats=repeats)
+
+
+def judge_comparison(
+    reference: Reference, comparison: Comparison, config: WatchConfig, names: Sequence[str], *, n: int, repeats: int
+) -> DriftVerdict:
+    """Return what the tests of a window amount to.
+
+    Args:
+        reference: Held-out answers the version was accepted on.
+        comparison: Every test of the window against it.
+        config: Thresholds.
+        names: Of the K classes.
+        n: Distinct images in the window.
+        repeats: Answers left out because their image had been counted.
+    """
     corrected = correct_holm({name: family.p_value for name, family in comparison.families.items()})
     p_value = min(corrected.values())
     estimated = float("nan") if is_foreign(comparison) else comparison.estimated_accuracy
     drop = reference.accuracy - estimated
     kind = judge_kind(corrected, comparison, drop, config) if p_value <= config.alpha else "none"
-    names = labels or [f"class {index}" for index in range(len(comparison.class_shares))]
     shares = dict(zip(names, comparison.class_shares, strict=True))
     changes = find_changes(comparison.families["quality"], config.alpha)
     accuracy = wording.describe_accuracy(reference.accuracy, estimated)
-    logger.info("window judged n=%d kind=%s p_value=%.3g alpha=%g", len(rows), kind, p_value, config.alpha)
+    logger.info("window judged n=%d kind=%s p_value=%.3g alpha=%g", n, kind, p_value, config.alpha)
     return DriftVerdict(
         decision="quiet" if kind == "none" else "drift",
         kind=kind,
         reason=give_reason(kind, changes, shares, accuracy, p_value),
-        n=len(rows),
+        n=n,
         repeats=repeats,
         reference_n=len(reference.softmax),
         alpha=config.alpha,

@@ -1,8 +1,25 @@
 """Families of things: fractals, contours, dropped shapes, scattered marks, curves."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from regraft.data.synthetic.formula_fields import Field, Paint, grid, noise, turned
+
+
+@dataclass(frozen=True, slots=True)
+class Polygon:
+    """A filled shape as a class draws it, whatever its size and place.
+
+    Attributes:
+        corners: Of a regular polygon; from 40 on it is a disc.
+        aspect: Length over width.
+        soft: Width of its edge as a share of its radius; 0 is as sharp as pixels allow.
+    """
+
+    corners: int
+    aspect: float
+    soft: float = 0.0
 
 
 def iterated_function(rng: np.random.Generator) -> Paint:
@@ -88,7 +105,7 @@ def dead_leaves(rng: np.random.Generator) -> Paint:
 
     Source: Baradad et al., Learning to see by looking at noise (2021), arXiv 2106.05963.
     """
-    corners, aspect = int(rng.choice([3, 4, 6, 40])), rng.choice([1.0, 1.0, 2.0, 6.0])
+    shape = Polygon(int(rng.choice([3, 4, 6, 40])), rng.choice([1.0, 1.0, 2.0, 6.0]))
     small, power = rng.uniform(0.03, 0.16), rng.uniform(1.2, 3.2)
     aligned, textured = rng.random() < 0.4, rng.random() < 0.4
 
@@ -99,25 +116,16 @@ def dead_leaves(rng: np.random.Generator) -> Paint:
         radii = np.clip(small * rng.pareto(power, count) + small, 0, 0.8)
         for radius in radii:
             angle = 0.0 if aligned else rng.uniform(0, np.pi)
-            _drop(field, rng.uniform(-1.1, 1.1, 2), radius, corners, aspect, angle, rng.uniform(0, 1))
+            _drop(field, shape, rng.uniform(-1.1, 1.1, 2), radius, angle, rng.uniform(0, 1))
         return field if texture is None else field + texture
 
     return paint
 
 
-def _drop(
-    field: Field,
-    centre: Field,
-    radius: float,
-    corners: int,
-    aspect: float,
-    angle: float,
-    tone: float,
-    soft: float = 0.0,
-) -> None:
-    """Paint one filled regular polygon in place, within its bounding box; lengths in half-widths of the image."""
+def _drop(field: Field, shape: Polygon, centre: Field, radius: float, angle: float, tone: float) -> None:
+    """Paint one shape in place, within its bounding box; lengths in half-widths of the image."""
     size = len(field)
-    middle, reach = (centre + 1) / 2 * size, radius * np.sqrt(aspect) * size / 2 + 1
+    middle, reach = (centre + 1) / 2 * size, radius * np.sqrt(shape.aspect) * size / 2 + 1
     left, top = np.maximum(np.floor(middle - reach), 0).astype(int)
     right, bottom = np.minimum(np.ceil(middle + reach), size).astype(int)
     if left >= right or top >= bottom:
@@ -125,13 +133,13 @@ def _drop(
     x = (np.arange(left, right, dtype=np.float32)[None, :] - middle[0]) / (size / 2)
     y = (np.arange(top, bottom, dtype=np.float32)[:, None] - middle[1]) / (size / 2)
     x, y = turned(x, y, angle)
-    x, y = x / np.sqrt(aspect), y * np.sqrt(aspect)
-    if corners >= 40:
+    x, y = x / np.sqrt(shape.aspect), y * np.sqrt(shape.aspect)
+    if shape.corners >= 40:
         distance = np.hypot(x, y)
     else:
-        sector = 2 * np.pi / corners
+        sector = 2 * np.pi / shape.corners
         distance = np.hypot(x, y) * np.cos(np.mod(np.arctan2(y, x), sector) - sector / 2)
-    alpha = np.clip((radius - distance) / (soft * radius + 1.0 / size) + 0.5, 0, 1)
+    alpha = np.clip((radius - distance) / (shape.soft * radius + 1.0 / size) + 0.5, 0, 1)
     box = field[top:bottom, left:right]
     box += alpha * (tone - box)
 
@@ -143,7 +151,7 @@ def marks(rng: np.random.Generator) -> Paint:
         float(np.exp(rng.uniform(np.log(0.025), np.log(0.2)))),
     )
     aspect = float(np.exp(rng.uniform(0, np.log(30)))) if rng.random() < 0.6 else 1.0
-    corners, soft = int(rng.choice([3, 4, 40, 40])), rng.choice([0.0, 0.3, 1.2])
+    shape = Polygon(int(rng.choice([3, 4, 40, 40])), aspect, rng.choice([0.0, 0.3, 1.2]))
     grain, slope, clustered = rng.uniform(0, 0.25), rng.uniform(0.5, 3.5), rng.random() < 0.3
     aligned, both = rng.random() < 0.5, rng.random() < 0.3
 
@@ -154,7 +162,7 @@ def marks(rng: np.random.Generator) -> Paint:
             centre = heart + rng.normal(0, 0.25, 2) if clustered else rng.uniform(-0.95, 0.95, 2)
             angle = turn + rng.normal(0, 0.1) if aligned else rng.uniform(0, np.pi)
             tone = rng.choice([-0.4, 1.4]) if both else rng.uniform(1.1, 1.6)
-            _drop(field, centre, radius * rng.uniform(0.6, 1.5), corners, aspect, angle, tone, soft)
+            _drop(field, shape, centre, radius * rng.uniform(0.6, 1.5), angle, tone)
         return field
 
     return paint

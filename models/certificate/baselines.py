@@ -18,17 +18,18 @@ from regraft.models.backbones.intermediate_features import list_widths, stage_ba
 from regraft.models.backbones.network import Normalization, build_architecture, read_config, read_input
 from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_pixels
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.device import choose_device
+from regraft.models.compute.device import Compute, choose_device
 from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.features.extract import extract_features
-from regraft.models.features.linear_probe import cross_validate, fit_probe, sum_log_loss
-from regraft.models.statistics.draws import mark_held
+from regraft.models.features.linear_probe import Folds, cross_validate, fit_probe, sum_log_loss
+from regraft.models.statistics.draws import choose_rows, mark_held
+from regraft.models.statistics.intervals import hold_together
 from regraft.models.training.batches import PixelFeed, score_images, seed_of
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import TrainingData
+from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import build_classifier
-from regraft.models.training.loop import TrainingDiverged, freeze_groups, set_training_mode, take_step
+from regraft.models.training.loop import TrainingDiverged, TrainingSetup, freeze_groups, set_training_mode, take_step
 from regraft.models.training.optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,15 @@ class Material:
     def judges(self) -> np.ndarray | None:
         """Return the groups of the test rows."""
         return None if self.groups is None else self.groups[self.test]
+
+
+def draw_material(images: LabelledImages, max_images: int, max_test: int, seed: int) -> Material:
+    """Return the images that a certificate rests on: draws of at most ``max_images`` labels, ``max_test`` judge."""
+    labels, parts = np.asarray(images.labels, dtype=np.int64), np.asarray(images.parts)
+    groups = hold_together(images.groups)
+    chosen = choose_rows(labels, parts, max_images, max_test, seed, groups)
+    known, test = (chosen[mask] for mask in (parts[chosen] != "test", parts[chosen] == "test"))
+    return Material(images.pixels, labels, known, test, len(images.names), groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +125,7 @@ def open_transfer(backbone: Backbone, material: Material, adapt_images: int, rec
         rows=material.known,
         adapt_images=adapt_images,
         store=FeatureStore(None),
-        seed=recipe.seed,
-        device=recipe.device,
+        compute=Compute.of(recipe),
     )
     rows = np.concatenate([material.known, material.test])
     features = frozen.embed(material.pixels, rows=rows)
@@ -134,7 +143,7 @@ def open_scratch(
         torch.manual_seed(seed_of(recipe.seed, 5, draw))
         network = build_architecture(read_config(backbone.folder)).eval()
     normalization = read_input(backbone.folder).normalization
-    adapt_batchnorm(network, material.pixels, normalization, rows=np.sort(rows), seed=recipe.seed, device=recipe.device)
+    adapt_batchnorm(network, material.pixels, normalization, rows=np.sort(rows), compute=Compute.of(recipe))
     network = stage_backbone(network, material.pixels.shape[1])
     everything = np.concatenate([rows, material.test])
     features = extract_features(network, material.pixels, normalization, rows=everything, device=recipe.device)
@@ -161,8 +170,7 @@ def run_network(arm: NetworkArm, material: Material, rows: np.ndarray, recipe: F
         classes=material.classes,
         widths=widths,
         strengths=STRENGTHS,
-        folds=3,
-        groups=None if material.groups is None else material.groups[rows[~held]],
+        folds=Folds(3, groups=None if material.groups is None else material.groups[rows[~held]]),
     )
     strength = found.strength
     probe = fit_probe(train, labels[~held], classes=material.classes, strength=strength, widths=widths)
@@ -191,10 +199,11 @@ def train_arm(classifier: Classifier, data: TrainingData, recipe: FinetuneConfig
     plan = make_plan(classifier, data, data.pixels.shape[1], recipe, classifier.head.weight.device)
     optimizer = build_optimizer(classifier, freeze_groups(classifier, plan.frozen_groups), recipe.loop)
     feed = PixelFeed(classifier, data, recipe.loop.augment, recipe.seed)
+    setup = TrainingSetup(feed, data, plan, recipe.loop, recipe.seed)
     set_training_mode(classifier, plan.batch_size)
     try:
         for step in range(plan.steps):
-            take_step(classifier, optimizer, feed, data, plan, recipe.loop, step, recipe.seed)
+            take_step(classifier, optimizer, setup, step)
     except TrainingDiverged as exc:
         logger.warning("a trial of the certificate diverged and is not taken: %s", exc)
         return 0, plan.frozen_groups

@@ -21,6 +21,7 @@ from regraft.models.backbones.network import build_architecture, read_config
 from regraft.models.certificate.baselines import (
     Material,
     Outcome,
+    draw_material,
     open_neighbours,
     open_scratch,
     open_transfer,
@@ -31,9 +32,9 @@ from regraft.models.certificate.paired_difference import measure_difference, say
 from regraft.models.certificate.verdict import ARMS, Arm, Certificate, decide_transfer
 from regraft.models.compute.device import DeviceName, deterministic_kernels, is_convolutional, limit_threads
 from regraft.models.statistics.design import count_groups
-from regraft.models.statistics.draws import KNOWN_SHARE, choose_rows, list_sizes, order_rows
-from regraft.models.statistics.intervals import hold_together
+from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
 from regraft.models.training.config import FinetuneConfig
+from regraft.models.training.data import LabelledImages
 from regraft.models.training.optimizer import LoopConfig
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
@@ -97,38 +98,27 @@ def choose_side(backbone: Backbone, spec: PreprocessSpec, config: CertifyConfig)
 
 def certify(
     backbone: Backbone,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    parts: np.ndarray,
-    names: Sequence[str],
+    images: LabelledImages,
     config: CertifyConfig,
     adapt_images: int = 0,
-    groups: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
     """Compare the backbone's weights with none on the same test images; equal arguments give an equal certificate.
 
     Args:
         backbone: The weights that were selected.
-        pixels: uint8 ``(N, S, S, 3)``, S as ``choose_side`` says.
-        labels: ``(N,)`` integers into ``names``.
-        parts: ``(N,)`` strings: labels are drawn from "train" and "validation", "test" judges.
-        names: The labels' names.
+        images: Of the side that ``choose_side`` says. Labels are drawn from "train" and "validation", "test" judges.
+            Where images come in groups, labels are drawn by group, and other test images are those of other groups.
         config: Draws, budgets and threshold.
         adapt_images: Known images, at most, on which the pretrained BatchNorm statistics are re-estimated.
-        groups: ``(N,)`` integers, equal for images that belong together: then labels are drawn by group, and other
-            test images are those of other groups. None: each image is one by itself.
         progress: Called with (trainings done, trainings in all).
     """
-    labels = np.asarray(labels, dtype=np.int64)
-    groups = hold_together(groups)
-    chosen = choose_rows(labels, np.asarray(parts), config.max_images, config.max_test, config.seed, groups)
-    known, test = (chosen[mask] for mask in (np.asarray(parts)[chosen] != "test", np.asarray(parts)[chosen] == "test"))
-    material = Material(pixels, labels, known, test, len(names), groups)
-    n = min(config.max_images, int(KNOWN_SHARE * len(known)))
+    material, names = draw_material(images, config.max_images, config.max_test, config.seed), images.names
+    n = min(config.max_images, int(KNOWN_SHARE * len(material.known)))
     facts = {
-        "backbone": backbone.name, "classes": len(names), "n": n, "images": len(test), "draws": config.draws,
-        "size_px": int(pixels.shape[1]), "threshold": config.smallest_gain, "groups": count_groups(material.judges),
+        "backbone": backbone.name, "classes": len(names), "n": n, "images": len(material.test),
+        "draws": config.draws, "size_px": int(images.pixels.shape[1]), "threshold": config.smallest_gain,
+        "groups": count_groups(material.judges),
     }  # fmt: skip
     obstacle = find_obstacle(material, n, names)
     if obstacle is not None:

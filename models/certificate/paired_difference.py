@@ -6,6 +6,7 @@ mixture of both sources of chance deserves.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import BaseModel
@@ -90,13 +91,50 @@ def measure_difference(
         raise ValueError(f"a difference needs two draws and their answers to {len(labels)} images; it got {d.shape}.")
     if groups is not None and np.shape(groups) != (len(labels),):
         raise ValueError(f"{len(labels)} test images need as many groups; it got {np.shape(groups)}.")
+    held, (draws, images) = hold_together(groups), d.shape
+    value, spread = _measure_spread(d, labels, held, confidence)
+    half = float(student.ppf((1 + confidence) / 2, spread.degrees)) * math.sqrt(spread.variance)
+    return Difference(
+        value=value,
+        low=max(-1.0, value - half),
+        high=min(1.0, value + half),
+        image_variance=spread.of_images,
+        draw_variance=spread.of_draws,
+        degrees=spread.degrees,
+        images=images,
+        draws=draws,
+        confidence=confidence,
+        groups=count_groups(held),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How much a mean difference would vary.
+
+    Attributes:
+        variance: In all, the doubt included.
+        of_images: Part of it that other test images would bring.
+        of_draws: Part that other label draws would bring.
+        degrees: Of freedom, after Satterthwaite.
+    """
+
+    variance: float
+    of_images: float
+    of_draws: float
+    degrees: float
+
+
+def _measure_spread(
+    d: np.ndarray, labels: np.ndarray, held: np.ndarray | None, confidence: float
+) -> tuple[float, Spread]:
+    """Return the mean over the classes of differences ``(J, I)``, and its spread; ``held`` are groups of images."""
     draws, images = d.shape
     strata = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(strata)
     weights = 1 / (len(sizes) * sizes)[strata]  # (I,): every class weighs the same
     by_draw = d @ weights
     by_image = d.mean(axis=0)
-    held = hold_together(groups)
     of_images = spread_variance(weights * by_image, strata, held)
     of_draws = float(np.var(by_draw, ddof=1)) / draws
     of_both = _measure_rest(d, strata, weights, held) / draws
@@ -105,20 +143,8 @@ def measure_difference(
     variance = max(of_images, of_draws, of_images + of_draws - of_both) + doubt
     doubts = of_images**2 / max(1, min(images - len(sizes), design.degrees)) + of_draws**2 / (draws - 1)
     degrees = max(draws - 1.0, min(1e6, variance**2 / max(doubts, 1e-30)))
-    half = float(student.ppf((1 + confidence) / 2, degrees)) * math.sqrt(variance)
-    value = float(by_draw.mean())
-    return Difference(
-        value=value,
-        low=max(-1.0, value - half),
-        high=min(1.0, value + half),
-        image_variance=of_images + doubt,
-        draw_variance=max(0.0, variance - of_images - doubt),
-        degrees=degrees,
-        images=images,
-        draws=draws,
-        confidence=confidence,
-        groups=count_groups(held),
-    )
+    of_rest = max(0.0, variance - of_images - doubt)
+    return float(by_draw.mean()), Spread(variance, of_images + doubt, of_rest, degrees)
 
 
 def _measure_rest(d: np.ndarray, strata: np.ndarray, weights: np.ndarray, groups: np.ndarray | None) -> float:

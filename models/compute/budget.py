@@ -70,17 +70,43 @@ class TrainingPlan:
         return self.steps // self.steps_per_epoch
 
 
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """Images that work is counted for.
+
+    Attributes:
+        train: Trained on.
+        validation: Scored after every epoch.
+        adapted: BatchNorm statistics are re-estimated on.
+    """
+
+    train: int
+    validation: int
+    adapted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLimits:
+    """What training may take.
+
+    Attributes:
+        budget_s: Seconds for everything: adaptation, features for the probe, fine-tuning.
+        batch_size: Wanted; lowered to the training images.
+        min_epochs: Fewer are not worth it while freezing more could afford them.
+        max_epochs: More are not trained, however small the network.
+    """
+
+    budget_s: float
+    batch_size: int
+    min_epochs: int
+    max_epochs: int
+
+
 def plan_training(
     work: list[GroupWork],
     speed: Speed,
-    *,
-    train: int,
-    validation: int,
-    adapted: int,
-    budget_s: float,
-    batch_size: int,
-    min_epochs: int,
-    max_epochs: int,
+    images: ImageCounts,
+    limits: TrainingLimits,
     views_for: Callable[[int], int] = lambda _frozen: 0,
 ) -> TrainingPlan:
     """Return how deep and how long to train: the smallest frozen prefix with which ``min_epochs`` fit.
@@ -88,39 +114,43 @@ def plan_training(
     Args:
         work: Cost of each depth group.
         speed: Of the nominal machine.
-        train: Training images.
-        validation: Images scored after every epoch.
-        adapted: Images that BatchNorm statistics are re-estimated on.
-        budget_s: For everything: adaptation, features for the probe, fine-tuning.
-        batch_size: Wanted; lowered to ``train``.
-        min_epochs: Fewer are not worth it while freezing more could afford them.
-        max_epochs: More are not trained, however small the network.
+        images: Of each kind.
+        limits: Budget, batch and epochs.
         views_for: From frozen groups to the views whose activations can be kept behind them; 0 where none can.
     """
-    batch_size = min(batch_size, train)
-    steps_per_epoch = train // batch_size
-    left = budget_s - (adapted + train + validation) * speed.forward_s(work)
+    batch_size = min(limits.batch_size, images.train)
+    steps_per_epoch = images.train // batch_size
+    left = limits.budget_s - (images.adapted + images.train + images.validation) * speed.forward_s(work)
     groups, epochs, frozen, views = len(work), 0, 0, 0
     for frozen in range(groups):
         views = views_for(frozen) if frozen else 0
-        kept = frozen if views else 0
-        prefix_s = speed.forward_s(work[:kept])
-        image_s = speed.train_s(work[kept:], frozen - kept)
-        epoch_s = steps_per_epoch * (batch_size * image_s + STEP_OVERHEAD_S) + validation * speed.forward_s(work[kept:])
-        fresh_s = epoch_s + train * prefix_s  # an epoch that first computes its view
-        rest = left - validation * prefix_s
-        fresh = min(views, math.floor(rest / fresh_s)) if views else 0
-        more = max(0, math.floor((rest - fresh * fresh_s) / epoch_s)) if fresh == views else 0
-        epochs = min(max_epochs, max(0, fresh + more))
-        if epochs >= min(min_epochs, max_epochs):
+        epochs = min(limits.max_epochs, count_epochs(work, speed, images, batch_size, frozen, views, left))
+        if epochs >= min(limits.min_epochs, limits.max_epochs):
             break
-    reason = f"{epochs} epochs over the last {groups - frozen} of {groups} depth groups fit into {budget_s:g} s"
-    if max_epochs == 0:
+    budget = f"{limits.budget_s:g} s"
+    reason = f"{epochs} epochs over the last {groups - frozen} of {groups} depth groups fit into {budget}"
+    if limits.max_epochs == 0:
         reason = "no epoch was asked for; the linear probe stands"
     elif epochs == 0:
-        reason = f"not one epoch over {train} images fits into {budget_s:g} s; the linear probe stands"
+        reason = f"not one epoch over {images.train} images fits into {budget}; the linear probe stands"
     views = min(views, epochs)
     return TrainingPlan(epochs * steps_per_epoch, steps_per_epoch, frozen, groups, batch_size, reason, views)
+
+
+def count_epochs(
+    work: list[GroupWork], speed: Speed, images: ImageCounts, batch_size: int, frozen: int, views: int, left_s: float
+) -> int:
+    """Return the epochs that fit into ``left_s`` seconds behind ``frozen`` groups whose activations ``views`` keep."""
+    kept = frozen if views else 0
+    prefix_s = speed.forward_s(work[:kept])
+    image_s = speed.train_s(work[kept:], frozen - kept)
+    steps = images.train // batch_size
+    epoch_s = steps * (batch_size * image_s + STEP_OVERHEAD_S) + images.validation * speed.forward_s(work[kept:])
+    fresh_s = epoch_s + images.train * prefix_s  # an epoch that first computes its view
+    rest = left_s - images.validation * prefix_s
+    fresh = min(views, math.floor(rest / fresh_s)) if views else 0
+    more = max(0, math.floor((rest - fresh * fresh_s) / epoch_s)) if fresh == views else 0
+    return max(0, fresh + more)
 
 
 def rate_factor(step: int, steps: int, warmup_share: float) -> float:

@@ -2,13 +2,50 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import threadpoolctl
 import torch
 from torch import nn
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What the last digits depend on beside code and data.
+
+    Attributes:
+        seed: Of everything that is drawn.
+        device: Where to compute.
+        threads: On the CPU; sums are split by thread.
+    """
+
+    seed: int = 0
+    device: DeviceName = "auto"
+    threads: int = 2
+
+    @classmethod
+    def of(cls, settings: "ComputeSettings") -> "Compute":
+        """Return what the settings of a stage say."""
+        return cls(settings.seed, settings.device, settings.threads)
+
+
+class ComputeSettings(Protocol):
+    """Settings of a stage that computes, whatever else they hold."""
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of everything that is drawn."""
+
+    @property
+    def device(self) -> DeviceName:
+        """Return where to compute."""
+
+    @property
+    def threads(self) -> int:
+        """Return how many threads the CPU uses."""
 
 
 class DeviceError(RuntimeError):

@@ -129,9 +129,23 @@ def evaluate_predictions(
         ValueError: If the arrays do not fit together, listing every problem.
     """
     held = gather_predictions(probabilities, labels, label_names, config.bins, logits, groups)
+    return {
+        "test": summarise_scores(held, config, progress),
+        "confidence": config.confidence,
+        "labels": list(held.names),
+        "absent_labels": [name for k, name in enumerate(held.names) if not np.any(held.labels == k)],
+        "classes": tabulate_classes(held, config.confidence),
+        "confusion": count_confusion(held).tolist(),
+        "reliability": tabulate_stages(held),
+        "notes": note_limits(held),
+    }
+
+
+def summarise_scores(
+    held: HeldOut, config: EvaluateConfig, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """Return counts of images and errors, and every score with its interval, as plain numbers."""
     n, sizes = len(held.labels), np.bincount(held.labels, minlength=len(held.names))
-    confusion = np.zeros((len(held.names), len(held.names)), dtype=int)
-    np.add.at(confusion, (held.labels, held.predicted), 1)
     test = {"n": n, "errors": int(np.sum(held.predicted != held.labels)), "majority_share": float(sizes.max() / n)}
     if (count := count_groups(held.groups)) is not None:
         test["groups"] = count
@@ -140,19 +154,22 @@ def evaluate_predictions(
     )
     if held.ranked:
         test["prevalence"] = float(np.mean(sizes[held.ranked] / n))
-    reliability = [{"stage": "after", **row} for row in tabulate_reliability(held.binned)]
-    if held.raw_binned is not None:
-        reliability = [{"stage": "before", **row} for row in tabulate_reliability(held.raw_binned)] + reliability
-    return {
-        "test": test,
-        "confidence": config.confidence,
-        "labels": list(held.names),
-        "absent_labels": [name for k, name in enumerate(held.names) if sizes[k] == 0],
-        "classes": tabulate_classes(held, config.confidence),
-        "confusion": confusion.tolist(),
-        "reliability": reliability,
-        "notes": note_limits(held),
-    }
+    return test
+
+
+def count_confusion(held: HeldOut) -> np.ndarray:
+    """Return how many images of each class (rows) are answered with each (columns), ``(K, K)``."""
+    confusion = np.zeros((len(held.names), len(held.names)), dtype=int)
+    np.add.at(confusion, (held.labels, held.predicted), 1)
+    return confusion
+
+
+def tabulate_stages(held: HeldOut) -> list[dict[str, Any]]:
+    """Return the rows of the reliability diagram: before temperature scaling where logits are known, and after."""
+    rows = [{"stage": "after", **row} for row in tabulate_reliability(held.binned)]
+    if held.raw_binned is None:
+        return rows
+    return [{"stage": "before", **row} for row in tabulate_reliability(held.raw_binned)] + rows
 
 
 def round_numbers(value: Any) -> Any:

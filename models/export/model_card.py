@@ -1,6 +1,7 @@
 """The model card: a page of Markdown that travels with the bundle and says what the model is for and where it ends."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from regraft.models.evaluation.judging import RULE, say_held_out, say_judged
@@ -18,15 +19,29 @@ WEAK_IMAGES, WEAK_GROUPS = 30, 8
 """Test images of a class, and groups of them, below which its figures are called uncertain."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """What a model was made from.
+
+    Attributes:
+        backbone: name, sha256, licence, source.
+        preprocess: The preprocessing spec as plain values; empty where unknown.
+        parity: ``Parity.to_json()``; empty where it was not checked.
+        lineage: Hashes by name.
+    """
+
+    backbone: Mapping[str, Any]
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, str] = field(default_factory=dict)
+
+
 def render_card(
     *,
     name: str,
     metrics: Mapping[str, Any],
-    backbone: Mapping[str, Any],
+    origins: Origins,
     split: Mapping[str, Mapping[str, int]] | None = None,
-    preprocess: Mapping[str, Any] | None = None,
-    parity: Mapping[str, Any] | None = None,
-    lineage: Mapping[str, str] | None = None,
     certificate: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     judged: int | None = None,
@@ -36,11 +51,8 @@ def render_card(
     Args:
         name: The learning problem.
         metrics: What ``regraft.models.evaluation.evaluate.evaluate_predictions`` returned.
-        backbone: name, sha256, licence, source.
+        origins: Backbone, preprocessing, parity and lineage.
         split: Images by part, then by label.
-        preprocess: The preprocessing spec as plain values.
-        parity: ``Parity.to_json()``.
-        lineage: Hashes by name.
         certificate: The verdict on whether transfer helped, as plain values.
         notes: What earlier stages noted and a user must know, a sentence each.
         judged: Versions that the test part had judged when the page was made; None where nobody counted.
@@ -61,10 +73,10 @@ def render_card(
         "## Limits",
         write_bullets(list_limits(metrics)),
         "## Made from",
-        write_bullets(list_origins(backbone, preprocess, parity)),
+        write_bullets(list_origins(origins)),
     ]
-    if lineage:
-        rows = [[escape_markdown(key), f"`{lineage[key]}`"] for key in sorted(lineage)]
+    if origins.lineage:
+        rows = [[escape_markdown(key), f"`{digest}`"] for key, digest in sorted(origins.lineage.items())]
         sections += ["## Lineage", write_table(["what", "SHA-256"], rows)]
     return "\n\n".join(sections) + "\n"
 
@@ -162,10 +174,9 @@ def list_limits(metrics: Mapping[str, Any]) -> list[str]:
     return limits
 
 
-def list_origins(
-    backbone: Mapping[str, Any], preprocess: Mapping[str, Any] | None, parity: Mapping[str, Any] | None
-) -> list[str]:
+def list_origins(origins: Origins) -> list[str]:
     """Return backbone with licence, preprocessing and parity, a line each."""
+    backbone, preprocess, parity = origins.backbone, origins.preprocess, origins.parity
     name, licence, source = (escape_markdown(backbone.get(key) or "unknown") for key in ("name", "licence", "source"))
     lines = [f"Backbone {name}, licence {licence}, from {source}, SHA-256 `{backbone.get('sha256') or 'unknown'}`."]
     if preprocess:

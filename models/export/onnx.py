@@ -192,6 +192,19 @@ def start_session(model: bytes, threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@dataclass(frozen=True, slots=True)
+class CheckImages:
+    """Held-out images that ONNX and torch must answer alike.
+
+    Attributes:
+        pixels: All of them, uint8 ``(N, S, S, 3)``, usually a memory map.
+        expected: Torch's probabilities ``(N, K)`` where they are known; else they are computed.
+    """
+
+    pixels: np.ndarray
+    expected: np.ndarray | None = None
+
+
 def judge_parity(wanted: np.ndarray, got: np.ndarray, config: ExportConfig) -> Parity:
     """Compare probabilities ``(N, K)`` of torch and of ONNX."""
     difference = float(np.abs(wanted - got).max()) if np.isfinite(got).all() else float("inf")
@@ -212,10 +225,9 @@ def judge_parity(wanted: np.ndarray, got: np.ndarray, config: ExportConfig) -> P
 def check_parity(
     model: bytes | Path,
     classifier: torch.nn.Module,
-    pixels: np.ndarray,
+    images: CheckImages,
     config: ExportConfig | None = None,
     *,
-    expected: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Parity:
     """Return the verdict that ONNX and torch answer alike on all images given.
@@ -223,16 +235,15 @@ def check_parity(
     Args:
         model: The ONNX file or its bytes.
         classifier: The torch module it came from, on the CPU.
-        pixels: All held-out images, uint8 ``(N, S, S, 3)``, usually a memory map.
+        images: All held-out images.
         config: Tolerance and batch size.
-        expected: Torch's probabilities ``(N, K)`` where they are known; else they are computed here.
         progress: Called with (images done, images in all).
 
     Raises:
         ParityError: If one arg-max differs, but for ties, or a probability by more than the tolerance.
-        ValueError: If there are no images, or ``expected`` does not fit them.
+        ValueError: If there are no images, or the expected answers do not fit them.
     """
-    config = config or ExportConfig()
+    config, pixels, expected = config or ExportConfig(), images.pixels, images.expected
     if len(pixels) == 0 or (expected is not None and len(expected) != len(pixels)):
         raise ValueError(f"parity needs held-out images with an answer each; got {len(pixels)} images.")
     session = start_session(model if isinstance(model, bytes) else model.read_bytes())
@@ -256,10 +267,9 @@ def export_onnx(
     spec: PreprocessSpec,
     labels: Sequence[str],
     into: Path,
+    images: CheckImages,
     config: ExportConfig | None = None,
     *,
-    check_pixels: np.ndarray,
-    expected: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Parity:
     """Write ``model.onnx`` into the folder ``into`` after it has proven to answer as torch does.
@@ -269,9 +279,8 @@ def export_onnx(
         spec: The preprocessing of its images; its hash goes into the file.
         labels: K names in the order of the outputs; their hash goes into the file.
         into: The bundle folder in the making.
+        images: All held-out images.
         config: Operator set, tolerance and batch size.
-        check_pixels: All held-out images, uint8 ``(N, S, S, 3)``.
-        expected: Torch's probabilities on them where they are known.
         progress: Called with (images checked, images in all).
 
     Raises:
@@ -281,7 +290,7 @@ def export_onnx(
     config = config or ExportConfig()
     classifier = classifier.to("cpu").eval()
     model = build_onnx(classifier, spec, labels, config.opset)
-    parity = check_parity(model, classifier, check_pixels, config, expected=expected, progress=progress)
+    parity = check_parity(model, classifier, images, config, progress=progress)
     write_bytes(into / MODEL_FILE, model)
     logger.info("export done bytes=%d images=%d max_abs_diff=%.2g", len(model), parity.n, parity.max_abs_diff)
     return parity

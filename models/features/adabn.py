@@ -3,15 +3,13 @@
 On shifted domains a head fitted under the source's statistics misleads the fine-tuning that starts from it.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import DeviceName, choose_device, mixed_precision, place_module
+from regraft.models.compute.device import Compute, choose_device, mixed_precision, place_module
 from regraft.models.features.extract import embed_batch, normalization_tensors, take_batch
 
 
@@ -26,10 +24,8 @@ def adapt_batchnorm(
     normalization: Normalization,
     *,
     rows: np.ndarray | None = None,
+    compute: Compute | None = None,
     batch_size: int = 32,
-    seed: int = 0,
-    device: DeviceName = "auto",
-    progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Replace the running statistics by averages over the given images; return how many layers changed.
 
@@ -41,26 +37,25 @@ def adapt_batchnorm(
         normalization: Of the backbone.
         rows: Indices into ``pixels``; all when None. They are shuffled: batches of one class would hide the
             variance between classes.
+        compute: Where, and the seed of the shuffle; the defaults when None.
         batch_size: Images whose statistics make one term of the average. A last batch under half of it is left out.
-        seed: Of the shuffle.
-        device: Where to compute.
-        progress: Called with (images done, images in all).
 
     Source: Li et al. 2016, "Revisiting Batch Normalization For Practical Domain Adaptation", arXiv 1603.04779.
     """
     layers = list_batchnorms(backbone)
     if not layers:
         return 0
-    target = choose_device(device)
+    compute = compute or Compute()
+    target = choose_device(compute.device)
     place_module(backbone, target).eval()
-    rows = np.random.default_rng(seed).permutation(np.arange(len(pixels)) if rows is None else rows)
+    rows = np.random.default_rng(compute.seed).permutation(np.arange(len(pixels)) if rows is None else rows)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # torch then keeps the plain average over the batches
         layer.train()
     try:
-        average_batches(backbone, pixels, rows, normalization, batch_size, target, progress)
+        average_batches(backbone, pixels, rows, normalization, batch_size, target)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
@@ -75,7 +70,6 @@ def average_batches(
     normalization: Normalization,
     batch_size: int,
     device: torch.device,
-    progress: Callable[[int, int], None] | None,
 ) -> None:
     """Run the images through the network so that layers in train mode take their statistics."""
     mean, std = normalization_tensors(normalization, device)
@@ -84,5 +78,3 @@ def average_batches(
             chosen = rows[start : start + batch_size]
             if start == 0 or 2 * len(chosen) >= batch_size:
                 embed_batch(backbone, take_batch(pixels, chosen, device), mean, std)
-            if progress is not None:
-                progress(min(start + batch_size, len(rows)), len(rows))

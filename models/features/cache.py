@@ -20,7 +20,7 @@ from torch import nn
 from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.intermediate_features import TAP_SHARES, list_widths, stage_backbone
 from regraft.models.backbones.network import Normalization, build_backbone, read_input
-from regraft.models.compute.device import DeviceName, choose_device
+from regraft.models.compute.device import Compute, choose_device
 from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.extract import extract_features
 from regraft.serving.files.durable import replace_folder, write_json
@@ -90,8 +90,7 @@ class FrozenBackbone:
         rows: np.ndarray | None = None,
         adapt_images: int,
         store: FeatureStore,
-        seed: int = 0,
-        device: DeviceName = "auto",
+        compute: Compute | None = None,
         shares: Sequence[float] = TAP_SHARES,
     ) -> None:
         """Adapt to ``pixels`` when first asked for something that is not kept.
@@ -99,17 +98,16 @@ class FrozenBackbone:
         Args:
             backbone: Pretrained weights.
             pixels: Images ``(N, S, S, 3)`` uint8, perhaps a memory map; only the drawn ones are copied.
-            rows: Those of them that train; all when None. At most ``adapt_images``, drawn by ``seed``, are adapted to.
+            rows: Those of them that train; all when None. At most ``adapt_images`` of them, drawn, are adapted to.
             adapt_images: 0 keeps the source's statistics.
             store: Where features are kept.
-            seed: Of the draw.
-            device: Where to compute.
+            compute: Where, and the seed of the draw; the defaults when None.
             shares: Depths that are tapped.
         """
-        self.backbone, self._store, self._device = backbone, store, device
-        self._seed, self._shares = seed, tuple(shares)
+        self.backbone, self._store = backbone, store
+        self._compute, self._shares = compute or Compute(), tuple(shares)
         rows = np.arange(len(pixels)) if rows is None else rows
-        drawn = rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:adapt_images])]
+        drawn = rows[np.sort(np.random.default_rng(self._compute.seed).permutation(len(rows))[:adapt_images])]
         self._adapt = np.ascontiguousarray(pixels[drawn])
         self._wanted = read_input(backbone.folder)
         self._size_px = pixels.shape[1]
@@ -125,7 +123,7 @@ class FrozenBackbone:
         network = stage_backbone(build_backbone(self.backbone.folder), self._size_px, self._shares)
         if len(self._adapt):
             normalization = self._wanted.normalization
-            adapt_batchnorm(network, self._adapt, normalization, seed=self._seed, device=self._device)
+            adapt_batchnorm(network, self._adapt, normalization, compute=self._compute)
         return network
 
     def release(self) -> None:
@@ -144,7 +142,12 @@ class FrozenBackbone:
         found = self._store.read(key)
         if found is None:
             values = extract_features(
-                self.network, pixels, self._wanted.normalization, rows=rows, device=self._device, progress=progress
+                self.network,
+                pixels,
+                self._wanted.normalization,
+                rows=rows,
+                device=self._compute.device,
+                progress=progress,
             )
             found = Features(values, list_widths(self.network, self._size_px))
             self._store.write(key, found)
@@ -159,10 +162,10 @@ class FrozenBackbone:
             "weights": self.backbone.sha256,
             "normalization": [*normalization.mean, *normalization.std],
             "adapted": hash_pixels(self._adapt),
-            "seed": self._seed,
+            "seed": self._compute.seed,
             "shares": list(self._shares),
             "threads": torch.get_num_threads(),
-            "device": choose_device(self._device).type,
+            "device": choose_device(self._compute.device).type,
             "torch": torch.__version__,
         }
 

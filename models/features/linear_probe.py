@@ -98,6 +98,23 @@ class CrossValidation:
     losses: dict[float, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """How images are dealt into folds.
+
+    Attributes:
+        number: Lowered to the smallest class; with a class of one image nothing is held out.
+        repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
+        seed: Of the folds.
+        groups: ``(N,)`` integers, equal for images that belong together: then no fold parts them.
+    """
+
+    number: int = 5
+    repeats: int = 1
+    seed: int = 0
+    groups: np.ndarray | None = None
+
+
 def cross_validate(
     features: np.ndarray,
     labels: np.ndarray,
@@ -105,11 +122,8 @@ def cross_validate(
     classes: int,
     widths: Sequence[int] | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    folds: int = 5,
-    repeats: int = 1,
-    seed: int = 0,
-    groups: np.ndarray | None = None,
     rare_weight: float = 0.0,
+    folds: Folds | None = None,
 ) -> CrossValidation:
     """Choose the penalty by the log loss on held-out folds; all folds share one standardisation, which sees no label.
 
@@ -118,26 +132,24 @@ def cross_validate(
         labels: ``(N,)`` integers in 0..K-1.
         classes: K.
         widths: Blocks of the features.
-        strengths: Inverse penalties to try, ascending.
-        folds: Lowered to the smallest class; with a class of one image the smallest strength is taken unseen.
-        repeats: Times that the images are dealt anew, one at least: with few of them much depends on how they fall.
-        seed: Of the folds.
-        groups: ``(N,)`` integers, equal for images that belong together: then no fold parts them.
+        strengths: Inverse penalties to try, ascending; where nothing can be held out the first is taken unseen.
         rare_weight: See ``weigh_classes``; held-out images weigh alike in any case.
+        folds: How the images are dealt into folds; the defaults when None.
     """
+    folds = folds or Folds()
     mean, std = measure_spread(features, widths)
     reduced = reduce_features((features - mean) / std)
-    logits = np.zeros((repeats, len(strengths), len(labels), classes))
-    for number in range(repeats):
-        for train, held in make_folds(labels, folds, seed + number, groups):
+    logits = np.zeros((folds.repeats, len(strengths), len(labels), classes))
+    for number in range(folds.repeats):
+        for train, held in make_folds(labels, folds.number, folds.seed + number, folds.groups):
             path = fit_path(reduced[train], labels[train], classes, strengths, rare_weight)
             for place, (weight, bias) in enumerate(path):
                 logits[number, place, held] = reduced[held] @ weight.T + bias
     losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
     best = int(np.argmin(losses))
     said = logits[0, best]
-    if repeats > 1:
-        said = logsumexp(log_softmax(logits[:, best], axis=2), axis=0) - np.log(repeats)
+    if folds.repeats > 1:
+        said = logsumexp(log_softmax(logits[:, best], axis=2), axis=0) - np.log(folds.repeats)
     return CrossValidation(
         float(strengths[best]), said.astype(np.float32), dict(zip(map(float, strengths), losses.tolist(), strict=True))
     )

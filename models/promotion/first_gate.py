@@ -5,14 +5,45 @@ What a verdict is, and the gate against a champion, are in ``models/promotion/ga
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import norm
 
-from regraft.models.promotion.gate import GateConfig, GateVerdict
+from regraft.models.promotion.gate import Decision, GateConfig, GateVerdict
 from regraft.models.statistics.intervals import normal_quantile, number_groups, spread_variance, wilson_interval
 from regraft.models.statistics.paired import DOUBT, POWER, weigh_classes
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A balanced accuracy on N test images, every class of the same weight.
+
+    Attributes:
+        value: 0-1.
+        variance: Of ``value`` over other groups of images, doubt included.
+        size: Independent images of equal weight that would have this variance.
+        low: Lower end of its Wilson interval.
+        high: Upper end.
+        n: Test images.
+        groups: That they come in; N where each is one by itself.
+        chance: What always naming one class reaches, 1/K.
+    """
+
+    value: float
+    variance: float
+    size: float
+    low: float
+    high: float
+    n: int
+    groups: int
+    chance: float
+
+    def describe(self) -> str:
+        """Return figure, interval and what they rest on, in words."""
+        shown = f"balanced accuracy {self.value:.4f} [{self.low:.4f}, {self.high:.4f}] on {self.n} test images"
+        return shown + (f" ({self.groups} groups)" if self.groups < self.n else "")
 
 
 def judge_first(
@@ -38,44 +69,54 @@ def judge_first(
     correct, labels = np.asarray(correct, dtype=bool), np.asarray(labels)
     if len(correct) == 0 or correct.shape != labels.shape:
         raise ValueError(f"cannot judge {correct.shape} answers with {labels.shape} labels; both need N > 0 entries.")
+    share = measure_share(correct, labels, groups, config.confidence)
+    threshold = max(share.chance, config.floor)
+    decision, reason, needed = _decide(share, threshold, config)
+    return GateVerdict(
+        decision=decision,
+        reason=reason,
+        statistic=share.value,
+        low=share.low,
+        high=share.high,
+        threshold=threshold,
+        n=share.n,
+        groups=share.groups,
+        p_value=_test_share(share.value, threshold, share.size),
+        confidence=config.confidence,
+        challenger_accuracy=share.value,
+        needed=needed,
+    )
+
+
+def measure_share(
+    correct: np.ndarray, labels: np.ndarray, groups: Sequence[str | None] | None, confidence: float
+) -> Share:
+    """Return the balanced accuracy of answers ``(N,)`` bool with the interval of other groups of images."""
     n = len(correct)
     weights, strata = weigh_classes(labels)
     numbers = number_groups(groups if groups is not None else [None] * n)
     parts = np.bincount(numbers, weights)
     doubt = DOUBT / 2 / len(parts) * float(np.sum(parts**2))
     variance = spread_variance(weights * correct, strata, numbers) + doubt
-    accuracy, chance = min(1.0, float(weights @ correct)), 1 / int(strata.max() + 1)
+    value = min(1.0, float(weights @ correct))
     # As many independent images as have this variance; with no error seen, Kish's size of the weights.
-    size = min(float(len(parts)), (accuracy * (1 - accuracy) + 1 / len(parts)) / variance)
-    low, high = map(float, wilson_interval(accuracy * size, size, config.confidence))
-    threshold = max(chance, config.floor)
-    shown = f"balanced accuracy {accuracy:.4f} [{low:.4f}, {high:.4f}] on {n} test images"
-    shown += f" ({len(parts)} groups)" if len(parts) < n else ""
-    bar = f"{threshold:.4f}, the {'share of one class' if chance >= config.floor else 'floor'}"
-    needed = None
-    if low > threshold:
-        decision, reason = "promote", f"{shown} beats {bar}"
-    elif high < threshold or threshold >= 1:
-        decision, reason = "keep", f"{shown} does not beat {bar}"
-    else:
-        gap = max(abs(accuracy - threshold), config.smallest_gain)
-        spread = normal_quantile(config.confidence) + float(ndtri(POWER))
-        needed = max(1, math.ceil(spread**2 * max(variance * n, gap) / gap**2) - n)
-        decision, reason = "undecided", f"{shown} is not told from {bar}: about {needed} more images would"
-    return GateVerdict(
-        decision=decision,
-        reason=reason,
-        statistic=accuracy,
-        low=low,
-        high=high,
-        threshold=threshold,
-        n=n,
-        groups=len(parts),
-        p_value=_test_share(accuracy, threshold, size),
-        confidence=config.confidence,
-        challenger_accuracy=accuracy,
-        needed=needed,
-    )
+    size = min(float(len(parts)), (value * (1 - value) + 1 / len(parts)) / variance)
+    low, high = map(float, wilson_interval(value * size, size, confidence))
+    return Share(value, variance, size, low, high, n, len(parts), 1 / int(strata.max() + 1))
+
+
+def _decide(share: Share, threshold: float, config: GateConfig) -> tuple[Decision, str, int | None]:
+    """Return the decision, the sentence that says why, and about how many more images would settle an open one."""
+    shown = share.describe()
+    bar = f"{threshold:.4f}, the {'share of one class' if share.chance >= config.floor else 'floor'}"
+    if share.low > threshold:
+        return "promote", f"{shown} beats {bar}", None
+    if share.high < threshold or threshold >= 1:
+        return "keep", f"{shown} does not beat {bar}", None
+    gap = max(abs(share.value - threshold), config.smallest_gain)
+    spread = normal_quantile(config.confidence) + float(ndtri(POWER))
+    needed = max(1, math.ceil(spread**2 * max(share.variance * share.n, gap) / gap**2) - share.n)
+    return "undecided", f"{shown} is not told from {bar}: about {needed} more images would", needed
 
 
 def _test_share(share: float, threshold: float, size: float) -> float:

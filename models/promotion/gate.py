@@ -171,6 +171,12 @@ def compare_versions(
     questions = [gain]
     if old:
         questions.append(_ask("old line", old, -config.max_forgetting, config.confidence, config.confidence, config))
+    return judge_questions(questions, look, config)
+
+
+def judge_questions(questions: list[Question], look: int, config: GateConfig) -> GateVerdict:
+    """Return what the answers amount to; the first question decides, a second one guards against forgetting."""
+    gain = questions[0]
     decision, reason = _decide(questions, config)
     if decision == "undecided" and look >= config.max_looks:
         decision, reason = "keep", f"{reason}; after {look} looks the champion stays"
@@ -184,7 +190,7 @@ def compare_versions(
         n=gain.n,
         groups=gain.groups,
         p_value=gain.p_value,
-        confidence=coverage,
+        confidence=gain.confidence,
         challenger_accuracy=gain.challenger,
         champion_accuracy=gain.champion,
         wins=gain.wins,

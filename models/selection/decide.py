@@ -1,6 +1,7 @@
 """What the figures of the contest amount to: the rows of the ranking, the choice, and the regret of other choosers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.preprocessing import scale
@@ -15,27 +16,59 @@ from regraft.models.statistics.intervals import draw_weights, hold_together, per
 RESAMPLES = 2000
 
 
-def describe_candidate(
-    entry: Entry,
-    rating: Rating,
-    codes: np.ndarray,
-    rank: float,
-    chance: float,
-    prior: float | None,
-    record: float | None,
-    laps: Sequence[Lap],
-) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the candidates, by their names, before any of them is fine-tuned.
+
+    Attributes:
+        entries: Weights and what an image costs.
+        codes: Classes of the images that they were rated on, ``(N,)`` in 0..K-1.
+        ratings: What they showed on those.
+        ranks: Mean rank over all columns; 1 is best.
+        chances: How likely each is the best, 0-1.
+        prior: Public ImageNet accuracy in percent, where one is known.
+        record: What earlier runs say, where there were any.
+    """
+
+    entries: Mapping[str, Entry]
+    codes: np.ndarray
+    ratings: Mapping[str, Rating]
+    ranks: Mapping[str, float]
+    chances: Mapping[str, float]
+    prior: Mapping[str, float]
+    record: Mapping[str, float]
+
+    @property
+    def favourite(self) -> str | None:
+        """Return whom the prior takes."""
+        return find_favourite(self.prior, self.entries)
+
+
+def find_favourite(prior: Mapping[str, float], entries: Mapping[str, Entry]) -> str | None:
+    """Return the candidate with the best prior, of equals the one of least work; None where none is known."""
+    return max(prior, key=lambda name: (prior[name], -entries[name].gflops, name)) if prior else None
+
+
+def rank_candidates(evidence: Evidence, laps: Sequence[Lap]) -> list[Candidate]:
+    """Return the rows of the ranking: the best mean rank first, of equals the least work."""
+    entries = evidence.entries
+    ordered = sorted(entries, key=lambda name: (evidence.ranks[name], entries[name].gflops, name))
+    return [describe_candidate(name, evidence, laps) for name in ordered]
+
+
+def describe_candidate(name: str, evidence: Evidence, laps: Sequence[Lap]) -> Candidate:
     """Return the row of the ranking."""
+    entry, rating, codes = evidence.entries[name], evidence.ratings[name], evidence.codes
     score, low, high = rating.interval(codes)
-    raced = [lap.accuracy for lap in laps if lap.name == entry.backbone.name]
+    raced = [lap.accuracy for lap in laps if lap.name == name]
     return Candidate(
-        name=entry.backbone.name,
+        name=name,
         score=score,
         low=low,
         high=high,
         standard_error=rating.standard_error(codes),
-        rank=rank,
-        chance=chance,
+        rank=evidence.ranks[name],
+        chance=evidence.chances[name],
         loss=min(rating.probe.losses.values()),
         merit=float(rating.merit(codes).mean()),
         knn=float(rating.scores.knn_hits.mean()),
@@ -43,8 +76,8 @@ def describe_candidate(
         log_evidence=rating.scores.log_evidence,
         h_score=rating.scores.h_score,
         parc=rating.scores.parc,
-        prior=prior,
-        record=record,
+        prior=evidence.prior.get(name),
+        record=evidence.record.get(name),
         raced=raced[-1] if raced else None,
         gflops=entry.gflops,
         nominal_ms=entry.nominal_ms,
@@ -130,14 +163,7 @@ def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
 
 
 def list_rivals(
-    chosen: str,
-    ranking: Sequence[Candidate],
-    favourite: str | None,
-    record: Mapping[str, float],
-    merits: Mapping[str, np.ndarray],
-    ratings: Mapping[str, Rating],
-    codes: np.ndarray,
-    seed: int,
+    chosen: str, ranking: Sequence[Candidate], evidence: Evidence, merits: Mapping[str, np.ndarray], seed: int
 ) -> list[Rival]:
     """Return what the static prior, the track record and the probe alone would have taken, and their regret.
 
@@ -145,7 +171,7 @@ def list_rivals(
     """
     if len(ranking) < 2:
         return []
-    choices = {"static prior": favourite}
+    choices, record, ratings = {"static prior": evidence.favourite}, evidence.record, evidence.ratings
     tried = {row.name: record[row.name] for row in ranking if record.get(row.name) is not None}
     choices["track record"] = max(tried, key=lambda name: (tried[name], name)) if tried else None
     choices["probe alone"] = max(ranking, key=lambda row: (row.score, -row.gflops, row.name)).name
@@ -154,7 +180,7 @@ def list_rivals(
         if name is None:
             continue
         raced = chosen in merits and name in merits
-        ours, theirs = (merits[each] if raced else ratings[each].merit(codes) for each in (chosen, name))
+        ours, theirs = (merits[each] if raced else ratings[each].merit(evidence.codes) for each in (chosen, name))
         low, high = resample_mean(ours - theirs, seed, ratings[chosen].groups)
         rivals.append(
             Rival(chooser=chooser, chosen=name, regret=float((ours - theirs).mean()), low=low, high=high,

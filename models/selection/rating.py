@@ -2,22 +2,28 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from regraft.models.backbones.hub import Backbone
-from regraft.models.compute.device import DeviceName
+from regraft.models.backbones.network import read_input
+from regraft.models.compute.device import Compute
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
-from regraft.models.features.linear_probe import CrossValidation, cross_validate
-from regraft.models.selection.candidates import sample_rows
+from regraft.models.features.linear_probe import CrossValidation, Folds, cross_validate
+from regraft.models.selection.candidates import SquareFit, describe_preprocess, sample_rows
+from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.transferability import Scores, score_all
-from regraft.models.statistics.design import Design, measure_design
+from regraft.models.statistics.design import Design, count_groups, measure_design
 from regraft.models.statistics.intervals import wilson_interval
 from regraft.serving.decoding.preprocess import PreprocessSpec
+from regraft.serving.decoding.value_range import ValueRange
 
 logger = logging.getLogger(__name__)
+
+PixelsFor = Callable[[PreprocessSpec, np.ndarray], np.ndarray]
+"""From a preprocessing and rows of the labels to uint8 images ``(len(rows), S, S, 3)``."""
 
 TRIAL_IMAGES = 120
 """Images on which the source's BatchNorm statistics are compared with the target's, and ways to a square with each
@@ -27,6 +33,54 @@ DEALT_IMAGES = 300
 MOST_REPEATS = 10
 """Fewer images than the first are dealt into folds again and again until so many answers are given, or so often: with
 thirty images one way to deal them decided between backbones as much as the backbones did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all candidates are compared on.
+
+    Attributes:
+        rows: Of the labels, ``(N,)``.
+        codes: Their classes as 0..K-1, ``(N,)``.
+        pixels_for: Gives their images.
+        config: Of the selection.
+        store: Of features.
+        value_range: Which value is white in files deeper than 8 bits.
+        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    pixels_for: PixelsFor
+    config: SelectConfig
+    store: FeatureStore
+    value_range: ValueRange | None = None
+    groups: np.ndarray | None = None
+
+    def preprocess(self, backbone: Backbone, fit: SquareFit) -> PreprocessSpec:
+        """Return how ``backbone`` wants these images."""
+        return describe_preprocess(read_input(backbone.folder), fit, self.value_range)
+
+    def pixels(self, backbone: Backbone, fit: SquareFit) -> np.ndarray:
+        """Return the images as ``backbone`` wants them."""
+        return self.pixels_for(self.preprocess(backbone, fit), self.rows)
+
+    def describe(self) -> str:
+        """Return how many images these are, in words."""
+        count = count_groups(self.groups)
+        return f"{len(self.rows)} training images" + ("" if count is None else f" in {count} groups")
+
+    def narrow(self, images: int) -> "Ground":
+        """Return the same with at most so many of its images, stratified."""
+        kept = sample_rows(self.codes, np.arange(len(self.codes)), images, self.config.seed)
+        groups = None if self.groups is None else self.groups[kept]
+        return replace(self, rows=self.rows[kept], codes=self.codes[kept], groups=groups)
+
+    def freeze(self, backbone: Backbone, pixels: np.ndarray, adapt_images: int) -> FrozenBackbone:
+        """Return ``backbone`` adapted to at most so many of the images, which are ``pixels``."""
+        # Which images it is adapted to does not hang on the seed, as in fine-tuning: so features are found again.
+        compute = replace(Compute.of(self.config), seed=0)
+        return FrozenBackbone(backbone, pixels, adapt_images=adapt_images, store=self.store, compute=compute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,42 +142,34 @@ def likelihoods(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return shares[np.arange(len(labels)), labels] / shares.sum(axis=1)
 
 
-def rate_backbone(
-    backbone: Backbone,
-    spec: PreprocessSpec,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    *,
-    adapt_images: int,
-    folds: int,
-    seed: int,
-    store: FeatureStore,
-    device: DeviceName = "auto",
-    groups: np.ndarray | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Rating:
-    """Return what the candidate shows on images ``(N, S, S, 3)`` with labels ``(N,)`` in 0..K-1.
+def rate_backbone(backbone: Backbone, fit: SquareFit, ground: Ground, adapt_images: int) -> Rating:
+    """Return what the candidate shows on the images of ``ground``, made square by ``fit``.
 
     A BatchNorm network is tried under the source's statistics and under the target's. Which is better depends on the
     weights: networks trained on photographs lost six points on steel under the target's, weak ones gained. The target's
-    must be better by more than one standard error of the log loss of a cross-validated probe. ``groups`` ``(N,)`` are
-    left out whole wherever otherwise an image is.
+    must be better by more than one standard error of the log loss of a cross-validated probe. Groups are left out whole
+    wherever otherwise an image is.
+
+    Args:
+        backbone: The candidate's weights.
+        fit: The way to a square.
+        ground: What it is compared on.
+        adapt_images: Images, at most, that its BatchNorm statistics are re-estimated on; 0 keeps the source's.
     """
-    adapted = choose_statistics(backbone, pixels, labels, adapt_images, folds, seed, store, device, groups)
-    frozen = FrozenBackbone(backbone, pixels, adapt_images=adapted, store=store, device=device)
-    features = frozen.embed(pixels, progress=progress)
+    config, labels, groups = ground.config, ground.codes, ground.groups
+    pixels = ground.pixels(backbone, fit)
+    adapted = choose_statistics(backbone, pixels, ground, adapt_images)
+    frozen = ground.freeze(backbone, pixels, adapted)
+    features = frozen.embed(pixels)
     probe = cross_validate(
         features.values,
         labels,
         classes=int(labels.max()) + 1,
         widths=features.widths,
-        folds=folds,
-        repeats=count_repeats(len(labels)),
-        seed=seed,
-        groups=groups,
+        folds=Folds(config.folds, count_repeats(len(labels)), config.seed, groups),
     )
     scores = score_all(features.values, labels, groups)
-    return Rating(backbone, spec, frozen, features, probe, scores, adapted, groups)
+    return Rating(backbone, ground.preprocess(backbone, fit), frozen, features, probe, scores, adapted, groups)
 
 
 def count_repeats(images: int) -> int:
@@ -131,42 +177,32 @@ def count_repeats(images: int) -> int:
     return min(max(1, DEALT_IMAGES // images), MOST_REPEATS)
 
 
-def choose_statistics(
-    backbone: Backbone,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    adapt_images: int,
-    folds: int,
-    seed: int,
-    store: FeatureStore,
-    device: DeviceName,
-    groups: np.ndarray | None,
-) -> int:
-    """Return on how many images BatchNorm statistics are best re-estimated: ``adapt_images``, or 0 for the source's."""
-    source = FrozenBackbone(backbone, pixels, adapt_images=0, store=store, device=device)
+def choose_statistics(backbone: Backbone, pixels: np.ndarray, ground: Ground, adapt_images: int) -> int:
+    """Return on how many images BatchNorm statistics are best re-estimated: ``adapt_images``, or 0 for the source's.
+
+    ``pixels`` ``(N, S, S, 3)`` are the images of ``ground``.
+    """
+    source, config, labels = ground.freeze(backbone, pixels, 0), ground.config, ground.codes
     if adapt_images == 0 or not list_batchnorms(source.network):
         return 0
-    rows = sample_rows(labels, np.arange(len(labels)), max(TRIAL_IMAGES, 2 * len(np.unique(labels))), seed)
+    rows = sample_rows(labels, np.arange(len(labels)), max(TRIAL_IMAGES, 2 * len(np.unique(labels))), config.seed)
     rows = rows[np.bincount(labels)[labels[rows]] > 1]  # a single image of a class can be in no fold
     known, codes = np.unique(labels[rows], return_inverse=True)
     if len(known) < 2:
         return 0
+    groups = None if ground.groups is None else ground.groups[rows]
     losses = []
-    target = FrozenBackbone(backbone, pixels, adapt_images=adapt_images, store=store, device=device)
-    for frozen in (source, target):
+    for frozen in (source, ground.freeze(backbone, pixels, adapt_images)):
         features = frozen.embed(pixels[rows])
         found = cross_validate(
             features.values,
             codes,
             classes=len(known),
             widths=features.widths,
-            folds=folds,
-            seed=seed,
-            groups=None if groups is None else groups[rows],
+            folds=Folds(config.folds, seed=config.seed, groups=groups),
         )
         losses.append(-np.log(likelihoods(found.logits, codes).clip(1e-6)))
     gain = losses[0] - losses[1]
-    effect = weigh_lead(gain, None if groups is None else groups[rows]).effect
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain) / effect))
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain) / weigh_lead(gain, groups).effect))
     logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
     return adapt_images if gain.mean() > error else 0

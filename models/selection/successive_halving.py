@@ -17,8 +17,9 @@ import torch
 from regraft.models.compute.device import choose_device, deterministic_kernels
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.linear_probe import fit_probe, make_folds
+from regraft.models.selection.candidates import SquareFit
 from regraft.models.selection.ranking import bootstrap_best
-from regraft.models.selection.rating import Rating, likelihoods, weigh_lead
+from regraft.models.selection.rating import Ground, Rating, likelihoods, weigh_lead
 from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
@@ -68,51 +69,47 @@ def choose_starters(chances: Mapping[str, float], favourite: str | None, most: i
 def run_race(
     ratings: Mapping[str, Rating],
     starters: Sequence[str],
-    pixels_of: Callable[[str], np.ndarray],
-    labels: np.ndarray,
-    config: FinetuneConfig,
-    *,
-    budget_s: float,
-    rounds: int,
+    ground: Ground,
+    fit: SquareFit,
+    recipe: FinetuneConfig,
     favourite: str | None,
-    settled: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Lap], dict[str, np.ndarray]]:
     """Let the starters race; return all laps and what each image says for those who raced, ``(N,)`` in 0-1.
 
-    Ends early when one candidate is the best with probability ``settled``.
+    Ends early when one candidate is the best with the probability that settles it.
 
     Args:
         ratings: Of all candidates.
         starters: Who begins.
-        pixels_of: From a name to its sampled images ``(N, S, S, 3)``.
-        labels: ``(N,)`` in 0..K-1.
-        config: The recipe of fine-tuning.
-        budget_s: Counted seconds of a candidate in the first round.
-        rounds: At most.
+        ground: The sampled images, rounds and budgets.
+        fit: Their way to a square.
+        recipe: Of fine-tuning.
         favourite: Races to the end whatever happens.
-        settled: Probability, 0-1.
         progress: Called with (candidates fine-tuned, at most).
     """
     racing, laps, merits, done = list(starters), [], {}, 0
+    config, labels = ground.config, ground.codes
+    rounds = config.count_rounds(len(labels))
     whole = count_laps(len(racing), rounds)
     for number in range(1, rounds + 1):
         if len(racing) < 2:
             break
-        budget = budget_s * HALVING ** (number - 1)
+        budget = config.race_budget_s * HALVING ** (number - 1)
         found = {}
         for name in racing:
-            found[name] = race_once(ratings[name], pixels_of(name), labels, config, budget)
+            pixels = ground.pixels(ratings[name].backbone, fit)
+            found[name] = race_once(ratings[name], pixels, labels, recipe, budget)
             done += 1
             if progress is not None:
                 progress(min(done, whole), whole)
         merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
-        chances = bootstrap_best({name: merits[name] for name in racing}, groups=ratings[racing[0]].groups)
+        chances = bootstrap_best({name: merits[name] for name in racing}, groups=ground.groups)
         for name, (logits, tuned) in found.items():
             accuracy = float(np.mean(logits.argmax(axis=1) == labels))
             laps.append(Lap(name, number, budget, accuracy, tuned, chances[name]))
         racing.sort(key=lambda name: (-chances[name], name))
-        if max(chances.values()) >= settled:
+        if max(chances.values()) >= config.settled:
             break
         kept = racing[: max(1, math.ceil(len(racing) / 2))]
         racing = kept + [name for name in racing if name == favourite and name not in kept]

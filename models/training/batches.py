@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regraft.models.backbones.split import CutBackbone
 from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.budget import TrainingPlan
 from regraft.models.compute.device import mixed_precision
 from regraft.models.features.extract import normalise_pixels, take_batch
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
@@ -77,14 +78,13 @@ class ActivationFeed:
         data: TrainingData,
         augment: AugmentConfig,
         *,
-        views: int,
-        batch_size: int,
+        plan: TrainingPlan,
         seed: int,
         folder: Path,
     ) -> None:
-        """Keep activations below ``folder``, which belongs to this run alone."""
+        """Keep as many views as ``plan`` says below ``folder``, which belongs to this run alone."""
         self._classifier, self._cut, self._data, self._augment = classifier, cut, data, augment
-        self._views, self._batch_size, self._seed, self._folder = views, batch_size, seed, folder
+        self._views, self._batch_size, self._seed, self._folder = plan.views, plan.batch_size, seed, folder
         self._places = np.full(len(data.pixels), -1)
         self._places[data.train] = np.arange(len(data.train))
         self._view: np.ndarray = np.empty((0, 0))

@@ -5,7 +5,14 @@ from pydantic import BaseModel, Field
 
 from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.budget import NOMINAL_SPEEDS, Speed, TrainingPlan, plan_training
+from regraft.models.compute.budget import (
+    NOMINAL_SPEEDS,
+    ImageCounts,
+    Speed,
+    TrainingLimits,
+    TrainingPlan,
+    plan_training,
+)
 from regraft.models.compute.cost import count_work, group_by_depth
 from regraft.models.compute.device import DeviceName
 from regraft.models.training.data import TrainingData
@@ -73,12 +80,12 @@ def make_plan(
     return plan_training(
         count_work(backbone, group_by_depth(backbone), size_px),
         speed,
-        train=len(data.train),
-        validation=len(data.validation),
-        adapted=adapted,
-        budget_s=min(config.budget_s, config.image_s * len(data.train)),
-        batch_size=config.batch_size,
-        min_epochs=config.min_epochs,
-        max_epochs=config.max_epochs,
-        views_for=views_for,
+        ImageCounts(len(data.train), len(data.validation), adapted),
+        TrainingLimits(
+            budget_s=min(config.budget_s, config.image_s * len(data.train)),
+            batch_size=config.batch_size,
+            min_epochs=config.min_epochs,
+            max_epochs=config.max_epochs,
+        ),
+        views_for,
     )

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,15 +23,15 @@ from regraft.models.backbones.network import Normalization, read_config
 from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import BackboneOrigin, CheckpointInfo, Classifier, save_checkpoint
 from regraft.models.compute.budget import TrainingPlan
-from regraft.models.compute.device import choose_device, deterministic_kernels, limit_threads, place_module
+from regraft.models.compute.device import Compute, choose_device, deterministic_kernels, limit_threads, place_module
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
 from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import TrainingData, gather_data
+from regraft.models.training.data import LabelledImages, TrainingData, gather_data
 from regraft.models.training.linear_start import Start, prepare_start, refit_probe
-from regraft.models.training.loop import TrainingRun, copy_state, run_training, set_training_mode
+from regraft.models.training.loop import TrainingRun, TrainingSetup, copy_state, run_training, set_training_mode
 from regraft.models.training.model_choice import choose_weights, format_history, rate_logits
 from regraft.models.training.temperature import fit_temperature
 from regraft.serving.decoding.preprocess import PreprocessSpec
@@ -42,39 +43,42 @@ STOP_LEAST_S = 300.0
 """The fuse behind the budget: a busy machine should not make another model, only a hopeless one be stopped."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinetunePaths:
+    """Folders of one run of fine-tuning.
+
+    Attributes:
+        into: Of the checkpoint, replaced as a whole.
+        state: Of snapshots; removed at the end.
+        features: Of kept features, shared with the selection; None keeps none.
+    """
+
+    into: Path
+    state: Path
+    features: Path | None = None
+
+
 def finetune(
     backbone: Backbone,
-    pixels: np.ndarray,
-    labels: np.ndarray,
-    parts: np.ndarray,
-    names: Sequence[str],
+    images: LabelledImages,
     preprocess: PreprocessSpec,
     config: FinetuneConfig,
+    paths: FinetunePaths,
     *,
-    state: Path,
-    into: Path,
     adapt_images: int = 0,
-    groups: np.ndarray | None = None,
-    features: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckpointInfo:
-    """Train a classifier on the "train" rows, choose on the "validation" rows and write the checkpoint ``into``.
+    """Train a classifier on the "train" rows, choose on the "validation" rows and write the checkpoint.
 
     Equal arguments give equal bytes on one machine, also when the process was killed in between and run again.
 
     Args:
         backbone: Pretrained weights; where they came from goes into the checkpoint.
-        pixels: uint8 ``(N, S, S, 3)``, S as ``preprocess`` says; a memory map is read batch by batch.
-        labels: ``(N,)`` integers into ``names``.
-        parts: ``(N,)`` strings; rows of other parts than "train" and "validation" are not looked at.
-        names: The labels' names.
+        images: Of the side that ``preprocess`` says; rows of other parts than these two are not looked at.
         preprocess: How the pixels were made.
         config: Budget and recipe.
-        state: Folder for snapshots; removed at the end.
-        into: Folder to write, replaced as a whole.
+        paths: Where snapshots, features and the checkpoint lie.
         adapt_images: Training images, at most, that BatchNorm statistics are re-estimated on; 0 keeps the source's.
-        groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
-        features: Folder of kept features, shared with the selection; None keeps none.
         progress: Called with (steps done, steps in all) during fine-tuning.
 
     Raises:
@@ -84,19 +88,11 @@ def finetune(
         TrainingDiverged: If a loss is not finite.
     """
     began = time.monotonic()
-    data = gather_data(pixels, labels, parts, groups)
-    device = choose_device(config.device)
-    resume = ResumeFolder(state, hash_inputs(backbone, data, names, preprocess, config, device, adapt_images))
+    data, names, device = gather_data(images), images.names, choose_device(config.device)
+    resume = ResumeFolder(paths.state, hash_inputs(backbone, data, names, preprocess, config, device, adapt_images))
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        frozen = FrozenBackbone(
-            backbone,
-            pixels,
-            rows=data.train,
-            adapt_images=adapt_images,
-            store=FeatureStore(features),
-            device=config.device,
-        )
+        frozen = open_frozen(backbone, data, config, FeatureStore(paths.features), adapt_images)
         start = prepare_start(frozen, data, len(names), resume, config.loop.rare_weight)
         classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
         classifier.load_probe(start.probe)
@@ -108,10 +104,21 @@ def finetune(
         kept = keep_better(classifier, data, plan, start, probed, run)
     info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, kept)
     history = format_history(start.train_loss, info.validation["probe"], run.history)
-    info = save_checkpoint(classifier, info, history, into)
+    info = save_checkpoint(classifier, info, history, paths.into)
     resume.clear()
     logger.info("finetune done kept=%s epochs=%d seconds=%.1f", info.kept, info.epochs, time.monotonic() - began)
     return info
+
+
+def open_frozen(
+    backbone: Backbone, data: TrainingData, config: FinetuneConfig, store: FeatureStore, adapt_images: int
+) -> FrozenBackbone:
+    """Return the backbone adapted to the training rows."""
+    # Which images it is adapted to does not hang on the seed, as in the selection: so features are found again.
+    compute = replace(Compute.of(config), seed=0)
+    return FrozenBackbone(
+        backbone, data.pixels, rows=data.train, adapt_images=adapt_images, store=store, compute=compute
+    )
 
 
 def build_classifier(
@@ -165,13 +172,17 @@ def train_from(
         cut = cut_backbone(classifier.backbone, plan.frozen_groups, data.pixels.shape[1])
         assert cut is not None  # the plan has looked
         feed = ActivationFeed(
-            classifier, cut, data, config.loop.augment,
-            views=plan.views, batch_size=plan.batch_size, seed=config.seed, folder=resume.folder / "activations",
-        )  # fmt: skip
+            classifier,
+            cut,
+            data,
+            config.loop.augment,
+            plan=plan,
+            seed=config.seed,
+            folder=resume.folder / "activations",
+        )
     stop_s = config.stop_s or max(STOP_FACTOR * config.budget_s, STOP_LEAST_S)
-    return run_training(
-        classifier, feed, data, plan, config.loop, resume, seed=config.seed, stop_s=stop_s, progress=progress
-    )
+    setup = TrainingSetup(feed, data, plan, config.loop, config.seed)
+    return run_training(classifier, setup, resume, stop_s=stop_s, progress=progress)
 
 
 def describe_batchnorm(classifier: Classifier, trained: bool) -> Literal["none", "frozen", "trained"]:

@@ -8,7 +8,7 @@ import torch
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.cache import FrozenBackbone
-from regraft.models.features.linear_probe import Probe, cross_validate, fit_probe, sum_log_loss
+from regraft.models.features.linear_probe import Folds, Probe, cross_validate, fit_probe, sum_log_loss
 from regraft.models.training.data import TrainingData
 from regraft.models.training.temperature import fit_temperature
 
@@ -47,8 +47,8 @@ def prepare_start(
         resume.save("start", snapshot)
     train_values, held_values = (snapshot.tensors["features"][part].numpy() for part in ("train", "held"))
     widths, labels = tuple(snapshot.info["widths"]), data.labels[data.train]
-    groups = data.take_groups(data.train)
-    found = cross_validate(train_values, labels, classes=classes, widths=widths, rare_weight=rare_weight, groups=groups)
+    folds = Folds(groups=data.take_groups(data.train))
+    found = cross_validate(train_values, labels, classes=classes, widths=widths, rare_weight=rare_weight, folds=folds)
     probe = fit_probe(
         train_values, labels, classes=classes, strength=found.strength, widths=widths, rare_weight=rare_weight
     )
@@ -65,8 +65,8 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
     """
     labels = np.concatenate([data.labels[data.train], data.labels[data.validation]])
     classes, strength = len(start.probe.bias), start.probe.strength
-    groups = data.take_groups(np.concatenate([data.train, data.validation]))
+    folds = Folds(groups=data.take_groups(np.concatenate([data.train, data.validation])))
     weighing = {"widths": start.widths, "rare_weight": start.rare_weight}
-    said = cross_validate(start.features, labels, classes=classes, strengths=[strength], groups=groups, **weighing)
+    said = cross_validate(start.features, labels, classes=classes, strengths=[strength], folds=folds, **weighing)
     classifier.load_probe(fit_probe(start.features, labels, classes=classes, strength=strength, **weighing))
     return fit_temperature(said.logits, labels)

@@ -43,6 +43,25 @@ class TrainingDiverged(RuntimeError):  # noqa: N818
     exit_code = 1
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingSetup:
+    """What all steps of a run share.
+
+    Attributes:
+        feed: Where batches come from.
+        data: Images, labels and parts.
+        plan: How deep and how long.
+        config: How.
+        seed: Of order, augmentation and dropout.
+    """
+
+    feed: Feed
+    data: TrainingData
+    plan: TrainingPlan
+    config: LoopConfig
+    seed: int
+
+
 @dataclass
 class TrainingRun:
     """Where a run stands: all that a snapshot must hold beside weights and optimiser."""
@@ -82,21 +101,13 @@ def set_training_mode(classifier: Classifier, batch_size: int) -> bool:
     return bool(trained)
 
 
-def take_step(
-    classifier: Classifier,
-    optimizer: torch.optim.AdamW,
-    feed: Feed,
-    data: TrainingData,
-    plan: TrainingPlan,
-    config: LoopConfig,
-    step: int,
-    seed: int,
-) -> float:
+def take_step(classifier: Classifier, optimizer: torch.optim.AdamW, setup: TrainingSetup, step: int) -> float:
     """Train on one batch; return its loss in nats.
 
     Raises:
         TrainingDiverged: If the loss or the gradient is not finite; the weights are then untouched by this step.
     """
+    data, plan, config, seed = setup.data, setup.plan, setup.config, setup.seed
     device = classifier.head.weight.device
     epoch, place = divmod(step, plan.steps_per_epoch)
     order = np.random.default_rng([seed, epoch]).permutation(data.train)
@@ -106,7 +117,7 @@ def take_step(
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate_factor(step, plan.steps, config.warmup_share)
     with mixed_precision(device):
-        logits = classifier.score(feed.embed_rows(rows, step))
+        logits = classifier.score(setup.feed.embed_rows(rows, step))
         weights = weigh_classes(data.labels[data.train], logits.shape[1], config.rare_weight)
         loss = functional.cross_entropy(
             logits.float(),
@@ -149,11 +160,10 @@ def restore_run(classifier: Classifier, optimizer: torch.optim.AdamW, resume: Re
     return TrainingRun(best=snapshot.tensors["best"], **snapshot.info)
 
 
-def close_epoch(
-    run: TrainingRun, classifier: Classifier, feed: Feed, data: TrainingData, plan: TrainingPlan, lr: float
-) -> None:
+def close_epoch(run: TrainingRun, classifier: Classifier, setup: TrainingSetup, lr: float) -> None:
     """Score the validation part, write the epoch into the history and keep the weights if they are the best so far."""
-    logits = feed.score_held(plan.batch_size)
+    data, plan = setup.data, setup.plan
+    logits = setup.feed.score_held(plan.batch_size)
     labels = data.labels[data.validation]
     row = {
         "epoch": float(len(run.history) + 1),
@@ -176,13 +186,9 @@ def close_epoch(
 
 def run_training(
     classifier: Classifier,
-    feed: Feed,
-    data: TrainingData,
-    plan: TrainingPlan,
-    config: LoopConfig,
+    setup: TrainingSetup,
     resume: ResumeFolder,
     *,
-    seed: int,
     stop_s: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingRun:
@@ -190,20 +196,17 @@ def run_training(
 
     Args:
         classifier: On its device, head already fitted.
-        feed: Where batches come from.
-        data: Images, labels and parts.
-        plan: How deep and how long.
-        config: How.
+        setup: Where batches come from, how deep, how long and how.
         resume: Snapshots; a run that was killed goes on from its newest.
-        seed: Of order, augmentation and dropout.
         stop_s: Seconds, over all attempts, after which the run ends with the best epoch so far (``cut``).
         progress: Called with (steps done, steps in all).
 
     Raises:
         TrainingDiverged: If a loss is not finite.
     """
+    plan = setup.plan
     groups = freeze_groups(classifier, plan.frozen_groups)
-    optimizer = build_optimizer(classifier, groups, config)
+    optimizer = build_optimizer(classifier, groups, setup.config)
     run = restore_run(classifier, optimizer, resume)
     started = saved = time.monotonic()
     saving_s, before = 0.0, run.elapsed_s
@@ -211,15 +214,15 @@ def run_training(
     while run.step < plan.steps and not run.cut:
         epoch = run.step // plan.steps_per_epoch
         if epoch != ready:
-            feed.begin_epoch(epoch)
+            setup.feed.begin_epoch(epoch)
             set_training_mode(classifier, plan.batch_size)
             ready = epoch
-        run.losses.append(take_step(classifier, optimizer, feed, data, plan, config, run.step, seed))
+        run.losses.append(take_step(classifier, optimizer, setup, run.step))
         run.step += 1
         run.elapsed_s = before + time.monotonic() - started
         ended = run.step % plan.steps_per_epoch == 0
         if ended:
-            close_epoch(run, classifier, feed, data, plan, optimizer.param_groups[-1]["lr"])
+            close_epoch(run, classifier, setup, optimizer.param_groups[-1]["lr"])
         since = time.monotonic() - saved
         if since > SAVE_EVERY_S or (ended and since > SAVING_PAYS * saving_s):
             save_run(run, classifier, optimizer, resume)

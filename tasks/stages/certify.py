@@ -5,6 +5,7 @@ from regraft.models.certificate.certify import choose_side
 from regraft.models.certificate.verdict import save_certificate
 from regraft.models.selection.result import load_selection
 from regraft.models.statistics.draws import choose_rows
+from regraft.models.training.data import LabelledImages
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
@@ -25,13 +26,9 @@ def certify(home: Workspace) -> None:
     with show_progress("certifying the transfer") as progress:
         certificate = write_certificate(
             backbone,
-            pixels,
-            every.targets[rows],
-            parts[rows],
-            every.labels,
+            LabelledImages(pixels, every.targets[rows], parts[rows], every.labels, every.groups[rows]),
             config,
             adapt_images=chosen.winner.adapt_images,
-            groups=every.groups[rows],
             progress=progress,
         )
     save_certificate(certificate, home.certificate)

@@ -12,8 +12,8 @@ from regraft.data.dataset.shards import read_images
 from regraft.data.drift.reference import build_reference
 from regraft.models.classifier.checkpoint import CheckpointInfo, load_checkpoint
 from regraft.models.classifier.predictions import Answers, read_answers
-from regraft.models.export.model_card import CARD_FILE, render_card
-from regraft.models.export.onnx import export_onnx
+from regraft.models.export.model_card import CARD_FILE, Origins, render_card
+from regraft.models.export.onnx import CheckImages, export_onnx
 from regraft.models.report.report import ReportContent, render_report
 from regraft.serving.bundle.format import ANSWERS_FILE, REFERENCE_FILE, BundleDraft, seal_bundle
 from regraft.serving.decoding.quality import QUALITY_NAMES
@@ -46,9 +46,8 @@ def export(home: Workspace) -> None:
             info.preprocess,
             info.labels,
             folder,
+            CheckImages(pixels, answers.probabilities),
             params.export,
-            check_pixels=pixels,
-            expected=answers.probabilities,
             progress=progress,
         )
     write_golden(home, folder, test, answers, params.export.golden_images)
@@ -58,11 +57,8 @@ def export(home: Workspace) -> None:
     card = render_card(
         name=content.name,
         metrics=content.metrics,
-        backbone=content.backbone,
+        origins=Origins(content.backbone, info.preprocess.model_dump(), content.parity, content.lineage),
         split=content.split,
-        preprocess=info.preprocess.model_dump(),
-        parity=content.parity,
-        lineage=content.lineage,
         certificate=content.certificate,
         notes=content.notes,
         judged=content.judged,

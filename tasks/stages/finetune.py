@@ -1,6 +1,8 @@
 """Stage ``finetune``: a linear head on kept features, fine-tuning from it; the better of the two is kept."""
 
 from regraft.models.selection.result import load_selection
+from regraft.models.training.data import LabelledImages
+from regraft.models.training.finetune import FinetunePaths
 from regraft.models.training.finetune import finetune as train_classifier
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels
@@ -15,19 +17,14 @@ def finetune(home: Workspace) -> None:
     chosen, backbone = load_selection(home.selection)
     spec = chosen.winner.preprocess
     known = read_part(home, "train", "validation")
+    pixels, parts = read_pixels(home, known.sha256s, spec), known.rows["part"].to_numpy()
     with show_progress("fine-tuning") as progress:
         train_classifier(
             backbone,
-            read_pixels(home, known.sha256s, spec),
-            known.targets,
-            known.rows["part"].to_numpy(),
-            known.labels,
+            LabelledImages(pixels, known.targets, parts, known.labels, known.groups),
             spec,
             load_params(home.params).finetune,
-            state=home.training,
-            into=home.checkpoint,
+            FinetunePaths(into=home.checkpoint, state=home.training, features=home.features),
             adapt_images=chosen.winner.adapt_images,
-            groups=known.groups,
-            features=home.features,
             progress=progress,
         )

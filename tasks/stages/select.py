@@ -9,7 +9,7 @@ from regraft.models.backbones.hub import list_backbones
 from regraft.models.backbones.licences import read_stated
 from regraft.models.selection.result import save_selection
 from regraft.models.selection.run_history import rate_by_record, read_records
-from regraft.models.selection.select import select_backbone
+from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels, read_sizes
@@ -39,20 +39,20 @@ def select(home: Workspace) -> None:
     record = rate_by_record(
         read_records(home.known_runs), describe_dataset(home, known), names, exclude_dataset=hash_dataset(home)
     )
+    images = ImagesOnDemand(
+        pixels_for,
+        known.targets,
+        known.rows["part"].to_numpy(),
+        read_sizes(home, known),
+        read_value_range(home.dataset),
+        known.groups,
+    )
     with show_progress("comparing backbones") as progress:
         selection, backbone = select_backbone(
-            pixels_for,
-            known.targets,
-            known.rows["part"].to_numpy(),
-            read_sizes(home, known),
+            images,
             config,
-            store=home.backbones,
-            lock=home.backbones_lock,
+            SelectionPaths(home.backbones, home.backbones_lock, home.features, home.latencies),
             record={name: value for name, value in record.items() if value is not None},
-            features=home.features,
-            latencies=home.latencies,
-            value_range=read_value_range(home.dataset),
-            groups=known.groups,
             progress=progress,
         )
     licence = read_stated(backbone.licence)

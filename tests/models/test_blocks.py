@@ -10,13 +10,13 @@ from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.compute.cost import group_by_depth
-from regraft.models.compute.device import place_module
+from regraft.models.compute.device import Compute, place_module
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import ActivationFeed, PixelFeed
 from regraft.models.training.data import TrainingData
-from regraft.models.training.loop import run_training
+from regraft.models.training.loop import TrainingSetup, run_training
 from regraft.models.training.optimizer import LoopConfig
 
 ARCHITECTURES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
@@ -119,11 +119,10 @@ def trained(problem, tmp_path, *, kept, views=2):
     feed = PixelFeed(classifier, problem, STILL, 0)
     if kept:
         cut = cut_backbone(network, frozen, 32)
-        feed = ActivationFeed(
-            classifier, cut, problem, STILL, views=views, batch_size=8, seed=0, folder=tmp_path / "kept"
-        )
+        feed = ActivationFeed(classifier, cut, problem, STILL, plan=plan, seed=0, folder=tmp_path / "kept")
     resume = ResumeFolder(tmp_path / f"state-{kept}", "k")
-    run = run_training(classifier, feed, problem, plan, LoopConfig(augment=STILL), resume, seed=0, stop_s=60)
+    setup = TrainingSetup(feed, problem, plan, LoopConfig(augment=STILL), seed=0)
+    run = run_training(classifier, setup, resume, stop_s=60)
     return classifier, run
 
 
@@ -144,9 +143,8 @@ def test_views_differ_and_a_lost_view_comes_back_bit_for_bit(problem, tmp_path):
     cut = cut_backbone(network, 2, 32)
 
     def feed():
-        return ActivationFeed(
-            classifier, cut, problem, AugmentConfig(), views=2, batch_size=8, seed=0, folder=tmp_path / "kept"
-        )
+        plan = TrainingPlan(8, 4, 2, 3, 8, "a test", views=2)
+        return ActivationFeed(classifier, cut, problem, AugmentConfig(), plan=plan, seed=0, folder=tmp_path / "kept")
 
     feed().begin_epoch(0)
     feed().begin_epoch(1)
@@ -162,7 +160,8 @@ def test_features_are_computed_once_and_a_stale_or_damaged_entry_never_answers(m
     backbone, store = make_backbone(tmp_path / "b"), FeatureStore(tmp_path / "features")
 
     def ask(images, **settings):
-        frozen = FrozenBackbone(backbone, pixels, adapt_images=0, store=store, device="cpu", **settings)
+        compute = Compute(device="cpu")
+        frozen = FrozenBackbone(backbone, pixels, adapt_images=0, store=store, compute=compute, **settings)
         return frozen.embed(images), "network" in frozen.__dict__
 
     first, computed = ask(pixels)

@@ -13,6 +13,7 @@ from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_
 from regraft.models.certificate.verdict import format_curve, read_certificate, save_certificate
 from regraft.models.export.model_card import write_certificate as write_card
 from regraft.models.statistics.draws import choose_rows, list_sizes, mark_held, order_rows
+from regraft.models.training.data import LabelledImages
 
 LABELS = np.arange(120) % 4
 FACTS = {
@@ -155,13 +156,13 @@ def certified(make_backbone, stripes, tmp_path_factory):
     """A real certificate of a tiny network with random weights, as a function."""
     backbone = make_backbone(tmp_path_factory.mktemp("backbone"))
     pixels, labels = stripes(20, noise=60.0)
-    parts = np.where(np.arange(60) % 5 == 4, "test", "train")
+    images = LabelledImages(pixels, labels, np.where(np.arange(60) % 5 == 4, "test", "train"), ["a", "b", "c"])
     config = CertifyConfig(draws=2, max_images=24, arm_s=0.08, max_epochs=1, threads=1)
 
     def run(**changes):
         reports = []
         arguments = {"adapt_images": 24, "progress": lambda done, whole: reports.append((done, whole))} | changes
-        return certify(backbone, pixels, labels, parts, ["a", "b", "c"], config, **arguments), reports
+        return certify(backbone, images, config, **arguments), reports
 
     return run
 
@@ -191,6 +192,6 @@ def test_too_few_images_are_no_evidence_and_not_a_fault(make_backbone, stripes, 
     pixels, labels = stripes(3)
     parts = np.where(np.arange(9) < 6, "train", "test")
     backbone = make_backbone(tmp_path)
-    found = certify(backbone, pixels, labels, parts, ["a", "b", "c"], CertifyConfig())
+    found = certify(backbone, LabelledImages(pixels, labels, parts, ["a", "b", "c"]), CertifyConfig())
     assert (found.decision, "'a' has 2 known images" in found.reason) == ("no evidence", True)
     assert format_curve(found).splitlines()[1:] == []

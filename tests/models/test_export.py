@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from regraft.models.export.onnx import (
+    CheckImages,
     ExportConfig,
     ExportError,
     ParityError,
@@ -112,7 +113,7 @@ def test_other_weights_give_other_bytes(tiny, exported):
 
 def test_parity_is_checked_on_all_images_in_another_batch_size(exported, tiny, pixels):
     seen = []
-    parity = check_parity(exported, tiny, pixels, progress=lambda done, total: seen.append((done, total)))
+    parity = check_parity(exported, tiny, CheckImages(pixels), progress=lambda done, total: seen.append((done, total)))
     assert parity.decision == "equal"
     assert (parity.n, parity.batch_size, parity.argmax_equal) == (19, 7, True)
     assert parity.max_abs_diff < 1e-5 < parity.threshold
@@ -123,18 +124,18 @@ def test_parity_is_checked_on_all_images_in_another_batch_size(exported, tiny, p
 def test_parity_finds_a_changed_answer_and_a_changed_probability(exported, tiny, pixels):
     with torch.inference_mode():
         right = tiny(torch.from_numpy(pixels))[0].numpy()
-    assert check_parity(exported, tiny, pixels, expected=right).decision == "equal"
+    assert check_parity(exported, tiny, CheckImages(pixels, right)).decision == "equal"
     shifted = right.copy()
     shifted[18] = np.roll(right[18], 1)
     with pytest.raises(ParityError, match="another class on 1 of 19") as caught:
-        check_parity(exported, tiny, pixels, expected=shifted)
+        check_parity(exported, tiny, CheckImages(pixels, shifted))
     assert not caught.value.parity.argmax_equal
     with pytest.raises(ParityError) as caught:
-        check_parity(exported, tiny, pixels, ExportConfig(tolerance=1e-9), expected=right + 1e-6)
+        check_parity(exported, tiny, CheckImages(pixels, right + 1e-6), ExportConfig(tolerance=1e-9))
     assert caught.value.parity.argmax_equal
     assert pickle.loads(pickle.dumps(caught.value)).parity == caught.value.parity
     with pytest.raises(ValueError, match="held-out images"):
-        check_parity(exported, tiny, pixels[:0])
+        check_parity(exported, tiny, CheckImages(pixels[:0]))
 
 
 def test_a_tie_within_the_tolerance_is_no_difference():
@@ -149,18 +150,18 @@ def test_answers_that_are_not_numbers_are_not_parity(pixels):
     with torch.no_grad():
         broken.head.weight.fill_(float("nan"))
     with pytest.raises(ParityError, match="inf"):
-        check_parity(build_onnx(broken, SPEC, LABELS, 20), broken, pixels)
+        check_parity(build_onnx(broken, SPEC, LABELS, 20), broken, CheckImages(pixels))
 
 
 def test_no_file_is_written_without_parity(tiny, pixels, tmp_path):
     wrong = np.full((19, 3), 1 / 3)
     with pytest.raises(ParityError):
-        export_onnx(tiny, SPEC, LABELS, tmp_path, check_pixels=pixels, expected=wrong)
+        export_onnx(tiny, SPEC, LABELS, tmp_path, CheckImages(pixels, wrong))
     assert list(tmp_path.iterdir()) == []
-    parity = export_onnx(tiny, SPEC, LABELS, tmp_path, check_pixels=pixels)
+    parity = export_onnx(tiny, SPEC, LABELS, tmp_path, CheckImages(pixels))
     assert parity.decision == "equal"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    assert check_parity(tmp_path / "model.onnx", tiny, pixels) == parity
+    assert check_parity(tmp_path / "model.onnx", tiny, CheckImages(pixels)) == parity
 
 
 def test_what_torch_cannot_export_is_told_with_what_to_do():
@@ -190,6 +191,6 @@ def test_a_real_backbone_answers_alike_in_onnx(shared, name, tmp_path):
     classifier = Classifier(backbone, Normalization((0.5,) * 3, (0.25,) * 3), features, 6).eval()
     with torch.no_grad():
         classifier.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
-    parity = export_onnx(classifier, spec, list("abcdef"), tmp_path, check_pixels=pixels)
+    parity = export_onnx(classifier, spec, list("abcdef"), tmp_path, CheckImages(pixels))
     assert parity.argmax_equal
     assert parity.max_abs_diff < 1e-4

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from regraft.models.backbones.network import Normalization, build_backbone
-from regraft.models.compute.device import DeviceError, choose_device
+from regraft.models.compute.device import Compute, DeviceError, choose_device
 from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
 from regraft.models.features.extract import extract_features, normalise_pixels
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+CPU = Compute(device="cpu")
 
 
 def test_pixels_are_normalised_per_channel():
@@ -72,9 +73,7 @@ def test_adapted_statistics_are_those_of_the_images(make_backbone, stripes, tmp_
     seen = []
     first = list_batchnorms(network)[0]
     hook = first.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    assert adapt_batchnorm(network, pixels, PLAIN, batch_size=len(pixels), device="cpu") == len(
-        list_batchnorms(network)
-    )
+    assert adapt_batchnorm(network, pixels, PLAIN, batch_size=len(pixels), compute=CPU) == len(list_batchnorms(network))
     hook.remove()
     np.testing.assert_allclose(first.running_mean, seen[0].mean(dim=(0, 2, 3)), atol=1e-5)
     np.testing.assert_allclose(first.running_var, seen[0].var(dim=(0, 2, 3)), rtol=1e-4)
@@ -89,7 +88,7 @@ def test_adaptation_averages_over_batches(make_backbone, stripes, tmp_path):
     means = []
     first = list_batchnorms(network)[0]
     first.register_forward_pre_hook(lambda _module, inputs: means.append(inputs[0].mean(dim=(0, 2, 3))))
-    adapt_batchnorm(network, pixels, PLAIN, batch_size=5, device="cpu")  # 12 images: 5, 5 and a last of 2, left out
+    adapt_batchnorm(network, pixels, PLAIN, batch_size=5, compute=CPU)  # 12 images: 5, 5 and a last of 2, left out
     assert len(means) == 2
     np.testing.assert_allclose(first.running_mean, torch.stack(means).mean(dim=0), atol=1e-5)
 
@@ -97,7 +96,7 @@ def test_adaptation_averages_over_batches(make_backbone, stripes, tmp_path):
 def test_a_network_without_batchnorm_is_left_alone(make_backbone, stripes, tmp_path):
     network = build_backbone(make_backbone(tmp_path, "test_vit.tiny", img_size=32).folder)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert adapt_batchnorm(network, stripes(2)[0], PLAIN, device="cpu") == 0
+    assert adapt_batchnorm(network, stripes(2)[0], PLAIN, compute=CPU) == 0
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -107,9 +106,9 @@ def test_adaptation_undoes_a_change_of_exposure(make_backbone, stripes, tmp_path
     dark = (pixels * 0.4).astype(np.uint8)
     source = extract_features(network, pixels, PLAIN, device="cpu")
     shifted = extract_features(network, dark, PLAIN, device="cpu")
-    adapt_batchnorm(network, pixels, PLAIN, device="cpu")
+    adapt_batchnorm(network, pixels, PLAIN, compute=CPU)
     source_adapted = extract_features(network, pixels, PLAIN, device="cpu")
-    adapt_batchnorm(network, dark, PLAIN, device="cpu")
+    adapt_batchnorm(network, dark, PLAIN, compute=CPU)
     dark_adapted = extract_features(network, dark, PLAIN, device="cpu")
     spread = source.std(axis=0).mean(), source_adapted.std(axis=0).mean()
     before = np.abs(source - shifted).mean() / spread[0]

@@ -13,7 +13,7 @@ from regraft.models.certificate.certify import CertifyConfig, write_certificate
 from regraft.models.certificate.paired_difference import measure_difference
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
-from regraft.models.features.linear_probe import cross_validate, make_folds
+from regraft.models.features.linear_probe import Folds, cross_validate, make_folds
 from regraft.models.selection.decide import resample_mean
 from regraft.models.selection.ranking import bootstrap_best
 from regraft.models.selection.transferability import decompose, ridge_hits, score_all
@@ -230,7 +230,7 @@ def test_a_probe_on_groups_is_not_praised_for_knowing_their_other_images():
     rng, groups = np.random.default_rng(0), np.repeat(np.arange(12), 10)
     labels = groups % 2
     looks = rng.normal(size=(12, 20))[groups] + 0.1 * rng.normal(size=(120, 20))  # of the coil, nothing of the class
-    plain, honest = (cross_validate(looks, labels, classes=2, groups=told) for told in (None, groups))
+    plain, honest = (cross_validate(looks, labels, classes=2, folds=Folds(groups=told)) for told in (None, groups))
     assert np.mean(plain.logits.argmax(axis=1) == labels) > 0.95
     assert np.mean(honest.logits.argmax(axis=1) == labels) < 0.75
 

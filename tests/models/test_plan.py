@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from regraft.models.backbones.network import build_backbone
-from regraft.models.compute.budget import STEP_OVERHEAD_S, Speed, plan_training, rate_factor
+from regraft.models.compute.budget import (
+    STEP_OVERHEAD_S,
+    ImageCounts,
+    Speed,
+    TrainingLimits,
+    plan_training,
+    rate_factor,
+)
 from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
 
@@ -13,9 +20,9 @@ WORK = [GroupWork(1.0, 0.0)] * 4
 SPEED = Speed(100.0, 1.0)  # 10 ms a group forward, 30 ms trained
 
 
-def plan(budget_s, **more):
-    settings = {"train": 100, "validation": 0, "adapted": 0, "batch_size": 10, "min_epochs": 3, "max_epochs": 30}
-    return plan_training(WORK, SPEED, budget_s=budget_s, **(settings | more))
+def plan(budget_s, train=100, validation=0, adapted=0, batch_size=10, max_epochs=30):
+    images = ImageCounts(train, validation, adapted)
+    return plan_training(WORK, SPEED, images, TrainingLimits(budget_s, batch_size, min_epochs=3, max_epochs=max_epochs))
 
 
 def epoch_s(frozen):

@@ -5,6 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from regraft.models.features.linear_probe import (
+    Folds,
     cross_validate,
     fit_logistic,
     fit_path,
@@ -67,8 +68,8 @@ def test_out_of_fold_logits_are_those_of_probes_fitted_without_the_image():
 
 def test_several_repeats_say_the_mean_of_what_each_says():
     x, y = draw(20, 6, 2, gap=0.3)
-    single = [cross_validate(x, y, classes=2, strengths=(0.1,), seed=seed) for seed in (3, 4, 5)]
-    found = cross_validate(x, y, classes=2, strengths=(0.1,), repeats=3, seed=3)
+    single = [cross_validate(x, y, classes=2, strengths=(0.1,), folds=Folds(seed=seed)) for seed in (3, 4, 5)]
+    found = cross_validate(x, y, classes=2, strengths=(0.1,), folds=Folds(repeats=3, seed=3))
     assert len({each.losses[0.1] for each in single}) > 1
     assert found.losses[0.1] == pytest.approx(np.mean([each.losses[0.1] for each in single]))
     np.testing.assert_allclose(np.exp(found.logits), np.mean([softmax(s.logits, axis=1) for s in single], 0), atol=1e-6)

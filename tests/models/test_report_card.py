@@ -3,15 +3,16 @@
 import numpy as np
 
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
-from regraft.models.export.model_card import escape_markdown, render_card
+from regraft.models.export.model_card import Origins, escape_markdown, render_card
 
 
-def make_card(names=("ant", "bee"), groups=None, **more) -> str:
+def make_card(names=("ant", "bee"), groups=None, lineage=None, **more) -> str:
     labels = np.array([0] * 40 + [1] * 10)
     p = np.eye(2)[labels] * 0.8 + 0.1
     p[[0, 45]] = p[[0, 45], ::-1]
     metrics = evaluate_predictions(p, labels, list(names), EvaluateConfig(bootstrap=100), groups=groups)
-    return render_card(name="insects", metrics=metrics, backbone={"name": "net.a", "licence": "mit"}, **more)
+    origins = Origins({"name": "net.a", "licence": "mit"}, lineage=lineage or {})
+    return render_card(name="insects", metrics=metrics, origins=origins, **more)
 
 
 def test_the_card_says_figures_licence_and_limits():

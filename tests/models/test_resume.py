@@ -26,8 +26,9 @@ import numpy as np
 
 import regraft.models.training.loop
 from regraft.models.backbones.hub import Backbone
-from regraft.models.training.finetune import finetune
 from regraft.models.training.config import FinetuneConfig
+from regraft.models.training.data import LabelledImages
+from regraft.models.training.finetune import FinetunePaths, finetune
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 root, sha256 = Path(sys.argv[1]), sys.argv[2]
@@ -40,14 +41,10 @@ def live(name):
     config = config.model_copy(update={"loop": config.loop.model_copy(update={"backbone_lr": 3e-3})})
     finetune(
         Backbone("test_resnet.tiny", root / "test_resnet.tiny", sha256, "Apache-2.0", "embedded", 1),
-        data["pixels"],
-        data["labels"],
-        data["parts"],
-        ["a", "b", "c"],
+        LabelledImages(data["pixels"], data["labels"], data["parts"], ["a", "b", "c"]),
         PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear"),
         config,
-        state=root / f"{name}-state",
-        into=root / name,
+        FinetunePaths(into=root / name, state=root / f"{name}-state"),
         progress=lambda done, total: print("step", done, flush=True),
     )
 

@@ -10,7 +10,7 @@ from regraft.models.selection.candidates import SelectionError, find_objection, 
 from regraft.models.selection.decide import decide
 from regraft.models.selection.rating import count_repeats
 from regraft.models.selection.result import Candidate, SelectConfig, load_selection, save_selection
-from regraft.models.selection.select import select_backbone
+from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.selection.successive_halving import Lap, choose_starters, leads
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.tasks.settings.refusals import is_refusal
@@ -157,10 +157,10 @@ def workspace(make_backbone, stripes, tmp_path):
                 "race_images": 0} | settings),
             max_images=30, race_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
         )  # fmt: skip
-        answer = select_backbone(
-            lambda spec, rows: asked.append(rows) or pixels[rows], labels, parts, np.full((60, 2), 32), config,
-            store=tmp_path / "store", lock=tmp_path / "lock.json",
-        )  # fmt: skip
+        images = ImagesOnDemand(
+            lambda spec, rows: asked.append(rows) or pixels[rows], labels, parts, np.full((60, 2), 32)
+        )
+        answer = select_backbone(images, config, SelectionPaths(tmp_path / "store", tmp_path / "lock.json"))
         return *answer, asked
 
     return select
@@ -238,8 +238,6 @@ def test_a_candidate_that_cannot_be_had_is_an_error(workspace, monkeypatch):
 
 
 def test_a_class_with_one_training_image_is_an_error(tmp_path):
+    images = ImagesOnDemand(lambda spec, rows: rows, np.array([0, 0, 1]), np.array(["train"] * 3), np.full((3, 2), 32))
     with pytest.raises(ValueError, match="smallest with 1"):
-        select_backbone(
-            lambda spec, rows: rows, np.array([0, 0, 1]), np.array(["train"] * 3), np.full((3, 2), 32),
-            SelectConfig(candidates=["a.b"]), store=tmp_path, lock=tmp_path / "l",
-        )  # fmt: skip
+        select_backbone(images, SelectConfig(candidates=["a.b"]), SelectionPaths(tmp_path, tmp_path / "l"))

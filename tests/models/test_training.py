@@ -16,9 +16,16 @@ from regraft.models.features.extract import extract_features
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import PixelFeed
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import TrainingData
-from regraft.models.training.finetune import build_classifier, finetune
-from regraft.models.training.loop import TrainingDiverged, freeze_groups, run_training, set_training_mode, take_step
+from regraft.models.training.data import LabelledImages, TrainingData
+from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune
+from regraft.models.training.loop import (
+    TrainingDiverged,
+    TrainingSetup,
+    freeze_groups,
+    run_training,
+    set_training_mode,
+    take_step,
+)
 from regraft.models.training.model_choice import choose_weights
 from regraft.models.training.optimizer import LoopConfig, build_optimizer
 from regraft.serving.decoding.preprocess import PreprocessSpec
@@ -41,9 +48,9 @@ def task(make_backbone, stripes, tmp_path):
 
 
 def train(task, tmp_path, config=QUICK, name="out"):
-    info = finetune(
-        *task, ["a", "b", "c"], SPEC, config, state=tmp_path / f"{name}-state", into=tmp_path / name
-    )  # fmt: skip
+    backbone, *arrays = task
+    images = LabelledImages(*arrays, ["a", "b", "c"])
+    info = finetune(backbone, images, SPEC, config, FinetunePaths(tmp_path / name, tmp_path / f"{name}-state"))
     return info, tmp_path / name
 
 
@@ -57,8 +64,9 @@ def prepare(backbone, batch=8, frozen=0, config=None):
     return classifier, build_optimizer(classifier, groups, config or LoopConfig(augment=STILL))
 
 
-def pixels_of(classifier, data):
-    return PixelFeed(classifier, data, STILL, seed=0)
+def set_up(classifier, data, plan, config=None):
+    feed = PixelFeed(classifier, data, STILL, seed=0)
+    return TrainingSetup(feed, data, plan, config or LoopConfig(augment=STILL), seed=0)
 
 
 def test_loss_falls_on_eight_images_that_can_be_memorised(task):
@@ -66,10 +74,8 @@ def test_loss_falls_on_eight_images_that_can_be_memorised(task):
     config = LoopConfig(augment=STILL, backbone_lr=1e-3, head_lr=1e-2, label_smoothing=0)
     classifier, optimizer = prepare(backbone, config=config)
     data = TrainingData(pixels, labels, np.arange(8), np.arange(8))
-    losses = [
-        take_step(classifier, optimizer, pixels_of(classifier, data), data, plan_of(40, per_epoch=1), config, step, 0)
-        for step in range(40)
-    ]
+    setup = set_up(classifier, data, plan_of(40, per_epoch=1), config)
+    losses = [take_step(classifier, optimizer, setup, step) for step in range(40)]
     assert losses[0] == pytest.approx(np.log(3), abs=1e-4)  # an empty head knows nothing
     assert losses[-1] < 0.1
 
@@ -81,16 +87,7 @@ def test_frozen_groups_keep_every_bit_and_the_others_move(task):
     groups = group_by_depth(classifier.backbone)
     before = {name: value.clone() for name, value in classifier.backbone.state_dict().items()}
     data = TrainingData(pixels, labels, np.arange(36), np.arange(8))
-    take_step(
-        classifier,
-        optimizer,
-        pixels_of(classifier, data),
-        data,
-        plan_of(4, per_epoch=1, batch=32),
-        LoopConfig(augment=STILL),
-        0,
-        0,
-    )
+    take_step(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=32)), 0)
     after = classifier.backbone.state_dict()
     assert {0, 1, 2, 3} <= set(groups.values())
     for name, group in groups.items():
@@ -107,16 +104,7 @@ def test_batchnorm_statistics_stay_put_in_small_batches(task, batch, moves):
     classifier, optimizer = prepare(backbone, batch=batch)
     before = [layer.running_var.clone() for layer in list_batchnorms(classifier.backbone)]
     data = TrainingData(pixels, labels, np.arange(36), np.arange(8))
-    take_step(
-        classifier,
-        optimizer,
-        pixels_of(classifier, data),
-        data,
-        plan_of(4, per_epoch=1, batch=batch),
-        LoopConfig(augment=STILL),
-        0,
-        0,
-    )
+    take_step(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=batch)), 0)
     after = [layer.running_var for layer in list_batchnorms(classifier.backbone)]
     assert all(torch.equal(a, b) != moves for a, b in zip(after, before, strict=True))
 
@@ -140,9 +128,11 @@ def test_a_loss_that_is_not_finite_ends_with_advice(task, tmp_path):
     before = classifier.head.weight.clone()
     with pytest.raises(TrainingDiverged, match=r"nan .*step 1 of 8.*Lower finetune\.loop\.backbone_lr"):
         run_training(
-            classifier, pixels_of(classifier, data), data, plan_of(8), LoopConfig(),
-            ResumeFolder(tmp_path / "s", "k"), seed=0, stop_s=60,
-        )  # fmt: skip
+            classifier,
+            set_up(classifier, data, plan_of(8), LoopConfig()),
+            ResumeFolder(tmp_path / "s", "k"),
+            stop_s=60,
+        )
     assert torch.equal(classifier.head.weight, before)
 
 
