@@ -33,7 +33,7 @@ from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "camera-change.md"
-SETTINGS = {"finetune.budget_s": 25, "certify.arm_s": 0.5, "certify.max_images": 100, "certify.sizes": [0.5, 1.0]}
+SETTINGS = {"finetune.budget_s": 25, "certify.trial_s": 0.5, "certify.max_images": 100, "certify.sizes": [0.5, 1.0]}
 SETTINGS |= {"watch.window": 150, "retrain.min_labels": 100}
 Change = Callable[[Image.Image], Image.Image]
 

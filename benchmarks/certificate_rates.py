@@ -43,7 +43,7 @@ RANDOM = {
 COUNTS = {"random": 100, "real": 20, "sabotaged": 20}
 SIDES = {"random": 64, "real": 96, "sabotaged": 96}
 SECONDS = {"random": 0.6, "real": 1.0, "sabotaged": 1.0}
-"""``certify.arm_s``: a third to a half of the default, so that all of them fit into half an hour."""
+"""``certify.trial_s``: a third to a half of the default, so that all of them fit into half an hour."""
 ADAPTED = {"random": 96, "real": 0, "sabotaged": 96}
 """Images that BatchNorm is re-estimated on: weights that mean nothing need it, real ones do better without here."""
 WORKERS = 2
@@ -132,7 +132,7 @@ def issue(work: tuple[Case, Path, Path]) -> Finding:
     labels = np.load(images / f"{case.dataset}-labels.npy")
     config = CertifyConfig(
         max_images=LABELS_PER_CLASS * len(names),
-        arm_s=SECONDS[case.kind],
+        trial_s=SECONDS[case.kind],
         sizes=(1.0,),  # the verdict does not rest on the smaller ones
         seed=case.seed,
         device="cpu",

@@ -19,7 +19,7 @@ from regraft.models.compute.budget import TrainingPlan
 from regraft.models.compute.device import Compute, deterministic_kernels, limit_threads
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
-from regraft.models.features.linear_probe import STRENGTHS, cross_validate, fit_probe
+from regraft.models.features.linear_probe import CS, cross_validate, fit_probe
 from regraft.models.selection.candidates import describe_preprocess, sample_rows
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
@@ -37,7 +37,7 @@ SIZE_PX, THREADS = 224, 2
 CPU = Compute(device="cpu", threads=THREADS)
 EPOCHS, FROZEN, VIEWS, TRAIN, TEST = 8, 13, 4, 320, 400
 ABOUT = f"""`python -m benchmarks engine`, on neu with {NAME} at {SIZE_PX} px, {THREADS} threads. Probe and scores
-read the kept features of 1,000 images: {len(STRENGTHS)} penalties, 5 folds. Selection:
+read the kept features of 1,000 images: {len(CS)} penalties, 5 folds. Selection:
 `select_backbone` with every default, the six public backbones, 300 of the training images; fine-tuning
 everything: `finetune` with every default for each of the six on the same split. Kept activations:
 {FROZEN} of 18 depth groups frozen, {EPOCHS} epochs over {TRAIN} images, {VIEWS} views kept, once on
@@ -75,9 +75,7 @@ def train_tail(
         )
         known = frozen.embed(pixels[train])
         classifier = build_classifier(frozen.network, frozen.normalization, known.widths, classes, cpu)
-        classifier.load_probe(
-            fit_probe(known.values, labels[train], classes=classes, strength=0.1, widths=known.widths)
-        )
+        classifier.load_probe(fit_probe(known.values, labels[train], classes=classes, c=0.1, widths=known.widths))
         steps = len(train) // 32
         plan = TrainingPlan(EPOCHS * steps, steps, FROZEN, 18, 32, "a benchmark", views)
         resume = ResumeFolder(scratch / f"state-{views}", "benchmark")

@@ -15,7 +15,7 @@ from regraft.models.compute.cost import group_by_depth, group_modules
 
 logger = logging.getLogger(__name__)
 
-TAP_SHARES = (0.5, 0.75, 1.0)
+DEPTH_SHARES = (0.5, 0.75, 1.0)
 """Where the chain is tapped, as shares of its depth; the last is the map that the embedding is pooled from."""
 SMALLEST_VARIANCE = 1e-6
 
@@ -37,11 +37,12 @@ class StageStatistics(nn.Module):
 
 
 class StagedBackbone(fx.GraphModule):
-    """A traced backbone under its own parameter names, answering the last embedding and the statistics of its taps.
+    """A traced backbone under its own parameter names, answering embedding and intermediate statistics.
 
     Attributes:
         cuts: For each depth at which the chain can be cut, the name of the node after which it is.
-        widths: Numbers in the embedding, block by block: the last stage's, then mean and deviation of each tap.
+        widths: Numbers in the embedding, block by block: the last stage's, then mean and deviation of
+            each intermediate feature.
         group_matcher: timm's grouping of the parameters, if the architecture has one.
     """
 
@@ -72,8 +73,8 @@ class _Body(nn.Module):
         return self.body(images)
 
 
-def stage_backbone(backbone: nn.Module, size_px: int, shares: Sequence[float] = TAP_SHARES) -> nn.Module:
-    """Return the same network answering more: embedding and tap statistics, ``(B, D)``; parameters are shared.
+def stage_backbone(backbone: nn.Module, size_px: int, shares: Sequence[float] = DEPTH_SHARES) -> nn.Module:
+    """Return the same network answering embedding and intermediate statistics, ``(B, D)``; parameters are shared.
 
     A network that cannot be traced, or does not answer alike afterwards, is returned as it is: it then speaks with its
     last stage alone and is trained without kept activations. ``list_widths`` says which it was.
@@ -81,7 +82,7 @@ def stage_backbone(backbone: nn.Module, size_px: int, shares: Sequence[float] = 
     Args:
         backbone: From images ``(B, 3, S, S)`` to embeddings; eval mode.
         size_px: Side of the images.
-        shares: Depths to tap, as shares of all depth groups.
+        shares: Depths whose statistics join the embedding, as shares of all depth groups.
     """
     groups = group_by_depth(backbone)
     graph = _trace(backbone, groups)
@@ -92,8 +93,8 @@ def stage_backbone(backbone: nn.Module, size_px: int, shares: Sequence[float] = 
     with torch.inference_mode():
         expected = backbone(probe)
     staged = _build(backbone, graph, cuts, expected.shape[1])
-    taps = _choose_taps(cuts, max(groups.values(), default=0), shares)
-    _add_taps(staged, [cuts[depth] for depth in taps], probe)
+    depths = _choose_depths(cuts, max(groups.values(), default=0), shares)
+    _add_statistics(staged, [cuts[depth] for depth in depths], probe)
     with torch.inference_mode():
         found = staged(probe)
     if not torch.equal(found[:, : expected.shape[1]], expected):
@@ -162,12 +163,12 @@ def _build(backbone: nn.Module, graph: fx.Graph, cuts: dict[int, str], width: in
     return staged
 
 
-def _choose_taps(cuts: dict[int, str], deepest: int, shares: Sequence[float]) -> list[int]:
-    """Return the depths to tap: for each share the nearest cut, of equally near ones the deeper, none twice."""
+def _choose_depths(cuts: dict[int, str], deepest: int, shares: Sequence[float]) -> list[int]:
+    """Return the depths: for each share the nearest cut, of equally near ones the deeper, none twice."""
     return sorted({min(cuts, key=lambda depth: (abs(depth - share * deepest), -depth)) for share in shares if cuts})
 
 
-def _add_taps(staged: StagedBackbone, names: list[str], probe: Tensor) -> None:
+def _add_statistics(staged: StagedBackbone, names: list[str], probe: Tensor) -> None:
     """Append the statistics of the named nodes to the answer, in place."""
     graph = staged.graph
     output = next(node for node in graph.nodes if node.op == "output")

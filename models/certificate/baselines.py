@@ -1,4 +1,4 @@
-"""The arms of a transfer certificate: pretrained weights, the same network without them, and no network at all.
+"""The conditions of a transfer certificate: pretrained weights, the same network without them, and no network at all.
 
 A network has two trials on every draw, a linear probe and training within a counted budget; images of the draw that
 neither has learned from decide between them, test images never.
@@ -35,13 +35,13 @@ from regraft.models.training.optimizer import build_optimizer
 logger = logging.getLogger(__name__)
 
 Kind = Literal["probe", "trained", "neighbours"]
-STRENGTHS = (0.001, 0.01, 0.1)
+CS = (0.001, 0.01, 0.1)
 """Inverse penalties of the probe that are tried: a coarser grid than fine-tuning has, the same for both networks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What all arms are given.
+    """What all conditions are given.
 
     Attributes:
         pixels: uint8 ``(N, S, S, 3)``.
@@ -81,7 +81,7 @@ def draw_material(images: LabelledImages, max_images: int, max_test: int, seed: 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One arm on one draw: whether it was right on each test image, and how it came about.
+    """One condition on one draw: whether it was right on each test image, and how it came about.
 
     Attributes:
         right: bool ``(I,)``.
@@ -96,7 +96,7 @@ class Outcome:
     frozen_groups: int = 0
 
 
-class NetworkArm:
+class NetworkCondition:
     """A network and its frozen features of all rows that one draw touches."""
 
     def __init__(
@@ -117,8 +117,10 @@ class NetworkArm:
         return self._network.requires_grad_(requires_grad=True).eval()
 
 
-def open_transfer(backbone: Backbone, material: Material, adapt_images: int, recipe: FinetuneConfig) -> NetworkArm:
-    """Return the arm of the pretrained weights; one pass over the images serves all draws."""
+def open_transfer(
+    backbone: Backbone, material: Material, adapt_images: int, recipe: FinetuneConfig
+) -> NetworkCondition:
+    """Return the condition of the pretrained weights; one pass over the images serves all draws."""
     frozen = FrozenBackbone(
         backbone,
         material.pixels,
@@ -129,13 +131,13 @@ def open_transfer(backbone: Backbone, material: Material, adapt_images: int, rec
     )
     rows = np.concatenate([material.known, material.test])
     features = frozen.embed(material.pixels, rows=rows)
-    return NetworkArm(frozen.network, frozen.normalization, features.values, rows)
+    return NetworkCondition(frozen.network, frozen.normalization, features.values, rows)
 
 
 def open_scratch(
     backbone: Backbone, material: Material, rows: np.ndarray, draw: int, recipe: FinetuneConfig
-) -> NetworkArm:
-    """Return the arm of timm's random initialisation, a new one for every draw.
+) -> NetworkCondition:
+    """Return the condition of timm's random initialisation, a new one for every draw.
 
     BatchNorm is estimated on ``rows``, the images of the draw: a random network saturates or dies without it.
     """
@@ -147,49 +149,49 @@ def open_scratch(
     network = stage_backbone(network, material.pixels.shape[1])
     everything = np.concatenate([rows, material.test])
     features = extract_features(network, material.pixels, normalization, rows=everything, device=recipe.device)
-    return NetworkArm(network, normalization, features, everything)
+    return NetworkCondition(network, normalization, features, everything)
 
 
-def run_network(arm: NetworkArm, material: Material, rows: np.ndarray, recipe: FinetuneConfig) -> Outcome:
+def run_network(condition: NetworkCondition, material: Material, rows: np.ndarray, recipe: FinetuneConfig) -> Outcome:
     """Return how the better of both trials on ``rows`` answers the test images.
 
     Args:
-        arm: The network.
+        condition: The network.
         material: Images and labels.
         rows: The labelled images, in the order of the draw.
         recipe: Of training, with its budget.
     """
     labels = material.labels[rows]
     held = mark_held(labels)
-    network = arm.restore()
+    network = condition.restore()
     widths = list_widths(network, material.pixels.shape[1])
-    train = arm.take(rows[~held])
+    train = condition.take(rows[~held])
     found = cross_validate(
         train,
         labels[~held],
         classes=material.classes,
         widths=widths,
-        strengths=STRENGTHS,
+        cs=CS,
         folds=Folds(3, groups=None if material.groups is None else material.groups[rows[~held]]),
     )
-    strength = found.strength
-    probe = fit_probe(train, labels[~held], classes=material.classes, strength=strength, widths=widths)
+    c = found.c
+    probe = fit_probe(train, labels[~held], classes=material.classes, c=c, widths=widths)
     device = choose_device(recipe.device)
-    classifier = build_classifier(network, arm.normalization, widths, material.classes, device)
+    classifier = build_classifier(network, condition.normalization, widths, material.classes, device)
     classifier.load_probe(probe)
     data = TrainingData(material.pixels, material.labels, rows[~held], rows[held])
-    steps, frozen = train_arm(classifier, data, recipe)
+    steps, frozen = train_condition(classifier, data, recipe)
     said = score_images(classifier, data, data.validation, recipe.batch_size) if steps else None
-    if said is None or not _is_better(said, probe.score(arm.take(rows[held])), labels[held]):
-        everything = arm.take(rows)  # nothing is left to choose: the held-out images teach too
-        probe = fit_probe(everything, labels, classes=material.classes, strength=strength, widths=widths)
-        answers, kind = probe.score(arm.take(material.test)), "probe"
+    if said is None or not _is_better(said, probe.score(condition.take(rows[held])), labels[held]):
+        everything = condition.take(rows)  # nothing is left to choose: the held-out images teach too
+        probe = fit_probe(everything, labels, classes=material.classes, c=c, widths=widths)
+        answers, kind = probe.score(condition.take(material.test)), "probe"
     else:
         answers, kind = score_images(classifier, data, material.test, recipe.batch_size), "trained"
     return Outcome(answers.argmax(axis=1) == material.answers, kind, steps, frozen)
 
 
-def train_arm(classifier: Classifier, data: TrainingData, recipe: FinetuneConfig) -> tuple[int, int]:
+def train_condition(classifier: Classifier, data: TrainingData, recipe: FinetuneConfig) -> tuple[int, int]:
     """Train within the counted budget and keep the last weights; return the steps and the frozen depth groups.
 
     The best epoch on the images that decide between trials would flatter training, so none is looked for. Training that
@@ -220,7 +222,7 @@ def _is_better(trained: np.ndarray, probed: np.ndarray, labels: np.ndarray) -> b
 
 
 def open_neighbours(material: Material) -> Callable[[np.ndarray], Outcome]:
-    """Return the arm that learns nothing, as a function of the labelled rows."""
+    """Return the condition that learns nothing, as a function of the labelled rows."""
     rows = np.concatenate([material.known, material.test])
     features = describe_pixels(material.pixels[rows])
     places = {int(row): place for place, row in enumerate(rows)}

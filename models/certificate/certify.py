@@ -1,7 +1,7 @@
 """The transfer certificate: did the pretrained weights help, against the same network without them and against none.
 
 Everything is repeated on a few draws of labelled images with equal trials and counted budgets; the draws are in
-``models/statistics/draws.py``, the arms in ``models/certificate/baselines.py``, the interval in
+``models/statistics/draws.py``, the conditions in ``models/certificate/baselines.py``, the interval in
 ``models/certificate/paired_difference.py``, the learning curves in ``models/certificate/learning_curve.py``, the
 verdict in ``models/certificate/verdict.py``.
 """
@@ -29,7 +29,7 @@ from regraft.models.certificate.baselines import (
 )
 from regraft.models.certificate.learning_curve import find_crossing, fit_curve, value_labels
 from regraft.models.certificate.paired_difference import measure_difference, say_images
-from regraft.models.certificate.verdict import ARMS, Arm, Certificate, decide_transfer
+from regraft.models.certificate.verdict import CONDITIONS, Certificate, Condition, decide_transfer
 from regraft.models.compute.device import DeviceName, deterministic_kernels, is_convolutional, limit_threads
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
@@ -57,9 +57,9 @@ class CertifyConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     max_test: int = Field(200, ge=8)
     """Test images at most; all draws share them."""
     size_px: int = Field(96, ge=16)
-    """Side at which convolutional networks are compared, where they want more; the same for all arms. Transformers
-    keep theirs."""
-    arm_s: float = Field(2.0, gt=0)
+    """Side at which convolutional networks are compared, where they want more; the same for all conditions.
+    Transformers keep theirs."""
+    trial_s: float = Field(2.0, gt=0)
     """Seconds on the nominal machine, counted, that the pretrained weights are trained for on each draw."""
     scratch_factor: float = Field(3.0, ge=1)
     """Times as long that training from scratch gets: it needs three to five times the steps."""
@@ -84,7 +84,7 @@ class CertifyConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
 
 
 def choose_side(backbone: Backbone, spec: PreprocessSpec, config: CertifyConfig) -> PreprocessSpec:
-    """Return the preprocessing under which the arms are compared: a convolutional network takes smaller images too."""
+    """Return the preprocessing of all conditions: a convolutional network takes smaller images too."""
     network = build_architecture(read_config(backbone.folder)).eval()
     if spec.size_px <= config.size_px or not is_convolutional(network):
         return spec
@@ -124,7 +124,7 @@ def certify(
     if obstacle is not None:
         return Certificate(decision="no evidence", reason=f"nothing was compared: {obstacle}", **facts)
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
-        outcomes = run_arms(backbone, material, n, config, adapt_images, progress)
+        outcomes = run_conditions(backbone, material, n, config, adapt_images, progress)
     certificate = write_certificate(outcomes, material.answers, config, facts, material.judges)
     logger.info("certify done decision=%s reason=%s", certificate.decision, certificate.reason)
     return certificate
@@ -142,7 +142,7 @@ def find_obstacle(material: Material, n: int, names: Sequence[str]) -> str | Non
     return None
 
 
-def run_arms(
+def run_conditions(
     backbone: Backbone,
     material: Material,
     n: int,
@@ -150,9 +150,11 @@ def run_arms(
     adapt_images: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[str, int], list[Outcome]]:
-    """Return the outcomes of every arm at every size, one for each draw."""
+    """Return the outcomes of every condition at every size, one for each draw."""
     sizes = list_sizes(n, material.classes, config.sizes)
-    outcomes: dict[tuple[str, int], list[Outcome]] = {(arm, size): [] for arm in ARMS for size in sizes}
+    outcomes: dict[tuple[str, int], list[Outcome]] = {
+        (condition, size): [] for condition in CONDITIONS for size in sizes
+    }
     neighbours = open_neighbours(material)
     transfer = open_transfer(backbone, material, adapt_images, write_recipe("transfer", n, n, 0, config))
     done, whole = 0, config.draws * len(sizes) * 2
@@ -161,22 +163,22 @@ def run_arms(
         scratch = open_scratch(backbone, material, rows, draw, write_recipe("scratch", n, n, draw, config))
         for size in sizes:
             outcomes["neighbours", size].append(neighbours(rows[:size]))
-            for arm, network in (("transfer", transfer), ("scratch", scratch)):
-                recipe = write_recipe(arm, size, n, draw, config)
-                outcomes[arm, size].append(run_network(network, material, rows[:size], recipe))
+            for condition, network in (("transfer", transfer), ("scratch", scratch)):
+                recipe = write_recipe(condition, size, n, draw, config)
+                outcomes[condition, size].append(run_network(network, material, rows[:size], recipe))
                 done += 1
                 if progress is not None:
                     progress(done, whole)
     return outcomes
 
 
-def write_recipe(arm: str, size: int, n: int, draw: int, config: CertifyConfig) -> FinetuneConfig:
-    """Return the recipe of an arm's training trial: from scratch longer, at one rate for all layers, and all layers."""
+def write_recipe(condition: str, size: int, n: int, draw: int, config: CertifyConfig) -> FinetuneConfig:
+    """Return the recipe of a condition's training trial: from scratch longer, at one rate, and all layers."""
     factor, loop, least = 1.0, config.loop, 3
-    if arm == "scratch":
+    if condition == "scratch":
         factor, least = config.scratch_factor, 1
         loop = loop.model_copy(update={"backbone_lr": config.scratch_lr, "layer_decay": 1.0})
-    budget_s = config.arm_s * factor * size / n
+    budget_s = config.trial_s * factor * size / n
     return FinetuneConfig(
         budget_s=budget_s,
         image_s=budget_s,
@@ -197,61 +199,66 @@ def write_certificate(
     facts: Mapping[str, Any],
     groups: np.ndarray | None = None,
 ) -> Certificate:
-    """Return the certificate that the outcomes of all arms amount to; ``groups`` are those of the test images."""
+    """Return the certificate that the outcomes of all conditions amount to; ``groups`` are those of the test images."""
     n = facts["n"]
     right = {key: np.stack([outcome.right for outcome in found]) for key, found in outcomes.items()}
     measure = partial(measure_difference, labels=answers, confidence=config.confidence, groups=groups)
     gain = measure(right["transfer", n], right["scratch", n])
     floor = measure(right["transfer", n], right["neighbours", n])
     decided = decide_transfer(gain, floor, config.smallest_gain)
-    arms = [describe_arm(arm, size, found, answers, config, n, groups) for (arm, size), found in outcomes.items()]
+    conditions = [
+        describe_condition(name, size, found, answers, config, n, groups) for (name, size), found in outcomes.items()
+    ]
     return Certificate(
         **facts,
         **asdict(decided),
         gain=gain,
         floor=floor,
-        arms=arms,
+        conditions=conditions,
         notes=list_notes(config, facts, outcomes["scratch", n]),
-        **describe_curves(arms, gain.low > 0, config, len(answers)),
+        **describe_curves(conditions, gain.low > 0, config, len(answers)),
     )
 
 
-def describe_arm(
-    arm: str,
+def describe_condition(
+    condition: str,
     size: int,
     found: Sequence[Outcome],
     answers: np.ndarray,
     config: CertifyConfig,
     n: int,
     groups: np.ndarray | None,
-) -> Arm:
-    """Return the figures of one arm at one size."""
+) -> Condition:
+    """Return the figures of one condition at one size."""
     right = np.stack([outcome.right for outcome in found])
     level = measure_difference(right, np.zeros_like(right), answers, config.confidence, groups=groups)
     each = [np.mean([row[answers == label].mean() for label in np.unique(answers)]) for row in right]
-    return Arm(
-        arm=arm,
+    return Condition(
+        condition=condition,
         n=size,
         accuracy=level.value,
         low=max(0.0, level.low),
         high=level.high,
         by_draw=[float(value) for value in each],
         taken=[outcome.kind for outcome in found],
-        budget_s=0.0 if arm == "neighbours" else write_recipe(arm, size, n, 0, config).budget_s,
+        budget_s=0.0 if condition == "neighbours" else write_recipe(condition, size, n, 0, config).budget_s,
         steps=[outcome.steps for outcome in found],
         frozen_groups=found[0].frozen_groups,
     )
 
 
-def describe_curves(arms: Sequence[Arm], ahead: bool, config: CertifyConfig, images: int) -> dict[str, Any]:
+def describe_curves(conditions: Sequence[Condition], ahead: bool, config: CertifyConfig, images: int) -> dict[str, Any]:
     """Return fits, crossing and the worth of more labels; nothing where fewer than three sizes were measured."""
-    sizes = sorted({arm.n for arm in arms})
+    sizes = sorted({condition.n for condition in conditions})
     if len(sizes) < 3:
         return {}
-    fits, steps = {}, max(max(arm.steps) for arm in arms if (arm.arm, arm.n) == ("scratch", sizes[-1]))
+    rows = [row for row in conditions if (row.condition, row.n) == ("scratch", sizes[-1])]
+    fits, steps = {}, max(max(row.steps) for row in rows)
     for name in ("transfer", "scratch"):
-        rows = sorted((arm for arm in arms if arm.arm == name), key=lambda arm: arm.n)
-        fits[name] = fit_curve(np.array(sizes), 1 - np.array([arm.by_draw for arm in rows]).T, images)
+        rows = sorted(
+            (condition for condition in conditions if condition.condition == name), key=lambda condition: condition.n
+        )
+        fits[name] = fit_curve(np.array(sizes), 1 - np.array([condition.by_draw for condition in rows]).T, images)
     return {
         "fits": {name: asdict(fit) for name, fit in fits.items()},
         "crossing": asdict(find_crossing(fits["transfer"], fits["scratch"], ahead=ahead, steps=steps)),
@@ -260,7 +267,7 @@ def describe_curves(arms: Sequence[Arm], ahead: bool, config: CertifyConfig, ima
 
 
 def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequence[Outcome]) -> list[str]:
-    """Return how it was measured, in sentences; ``scratch`` is that arm on each draw."""
+    """Return how it was measured, in sentences; ``scratch`` is that condition on each draw."""
     steps = [outcome.steps for outcome in scratch]
     notes = [
         f"{config.draws} draws of {facts['n']} labelled images, {say_images(facts['images'], facts.get('groups'))}, "
@@ -268,8 +275,8 @@ def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequenc
         "from scratch every draw has a random network of its own.",
         "Both networks have two trials on each draw, a linear probe and training; images of the draw that neither "
         "learned from decide between them.",
-        f"Training may take {config.arm_s:g} nominal seconds a draw with the pretrained weights and "
-        f"{config.arm_s * config.scratch_factor:g} from scratch, which needs longer; {config.max_epochs} and "
+        f"Training may take {config.trial_s:g} nominal seconds a draw with the pretrained weights and "
+        f"{config.trial_s * config.scratch_factor:g} from scratch, which needs longer; {config.max_epochs} and "
         f"{round(config.max_epochs * config.scratch_factor)} passes at most. Smaller draws have proportionally less.",
     ]
     if facts.get("groups") is not None:
@@ -278,12 +285,12 @@ def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequenc
         )
     if max(steps) < FEW_STEPS:
         notes.append(
-            f"From scratch that is {max(steps)} steps, few for a network: with more time (certify.arm_s, "
+            f"From scratch that is {max(steps)} steps, few for a network: with more time (certify.trial_s, "
             "certify.max_epochs) scratch may come nearer."
         )
     if frozen := max(outcome.frozen_groups for outcome in scratch):
         notes.append(
             f"The budget did not reach for all layers from scratch: {frozen} depth groups stayed random. Scratch is "
-            "held back by that; raise certify.arm_s before you rely on this."
+            "held back by that; raise certify.trial_s before you rely on this."
         )
     return notes

@@ -70,8 +70,9 @@ def measure_difference(
 
     With d the difference at image i and draw j, the variance of its mean is that over images (their means over the
     draws) plus that over draws (their means over the images) less that of single answers, which both contain. Classes
-    keep their sizes. One image on which both differ is added as a doubt: agreement on all of few images proves little.
-    Where images come in groups, other test images are other groups, and the doubt is of a part of a group.
+    keep their sizes. One image on which both differ is added as a pseudo-count: agreement on all of few images proves
+    little.
+    Where images come in groups, other test images are other groups, and the pseudo-count is of a part of a group.
 
     Args:
         first: Whether each image was answered rightly, bool ``(J, I)``, J at least 2.
@@ -113,7 +114,7 @@ class Spread:
     """How much a mean difference would vary.
 
     Attributes:
-        variance: In all, the doubt included.
+        variance: In all, the pseudo-count included.
         of_images: Part of it that other test images would bring.
         of_draws: Part that other label draws would bring.
         degrees: Of freedom, after Satterthwaite.
@@ -139,12 +140,12 @@ def _measure_spread(
     of_draws = float(np.var(by_draw, ddof=1)) / draws
     of_both = _measure_rest(d, strata, weights, held) / draws
     design = measure_design(weights * by_image, strata, held, confidence)
-    doubt = 1 / (images / design.effect) ** 2
-    variance = max(of_images, of_draws, of_images + of_draws - of_both) + doubt
-    doubts = of_images**2 / max(1, min(images - len(sizes), design.degrees)) + of_draws**2 / (draws - 1)
-    degrees = max(draws - 1.0, min(1e6, variance**2 / max(doubts, 1e-30)))
-    of_rest = max(0.0, variance - of_images - doubt)
-    return float(by_draw.mean()), Spread(variance, of_images + doubt, of_rest, degrees)
+    pseudo_count = 1 / (images / design.effect) ** 2
+    variance = max(of_images, of_draws, of_images + of_draws - of_both) + pseudo_count
+    spreads = of_images**2 / max(1, min(images - len(sizes), design.degrees)) + of_draws**2 / (draws - 1)
+    degrees = max(draws - 1.0, min(1e6, variance**2 / max(spreads, 1e-30)))
+    of_rest = max(0.0, variance - of_images - pseudo_count)
+    return float(by_draw.mean()), Spread(variance, of_images + pseudo_count, of_rest, degrees)
 
 
 def _measure_rest(d: np.ndarray, strata: np.ndarray, weights: np.ndarray, groups: np.ndarray | None) -> float:

@@ -1,4 +1,4 @@
-"""The arm that learns nothing: nearest neighbours on simple features of the pixels.
+"""The condition that learns nothing: nearest neighbours on simple features of the pixels.
 
 What a network cannot beat this with, no weights have helped it to.
 """

@@ -17,19 +17,19 @@ from regraft.models.certificate.paired_difference import Difference, estimate_ne
 from regraft.serving.files.durable import write_bytes, write_json
 
 CERTIFICATE_FILE, CURVE_FILE = "certificate.json", "curve.csv"
-ARMS = ("transfer", "scratch", "neighbours")
+CONDITIONS = ("transfer", "scratch", "neighbours")
 
 Decision = Literal["helps", "no evidence", "hurts"]
 
 
-class Arm(BaseModel, frozen=True, extra="forbid"):
-    """One arm at one number of labels: balanced accuracy over images and draws, and how it was reached.
+class Condition(BaseModel, frozen=True, extra="forbid"):
+    """One condition at one number of labels: balanced accuracy over images and draws, and how it was reached.
 
     ``taken`` is the trial that each draw took, ``budget_s`` the counted seconds of its training trial, ``steps`` those
     of each draw.
     """
 
-    arm: str
+    condition: str
     n: int
     accuracy: float
     low: float
@@ -64,7 +64,7 @@ class Certificate(BaseModel, frozen=True, extra="forbid"):
     floor: Difference | None = None
     more_images: int = 0
     more_draws: int = 0
-    arms: list[Arm] = []
+    conditions: list[Condition] = []
     fits: dict[str, dict[str, Any]] = {}
     crossing: dict[str, Any] = {}
     next_labels: dict[str, Any] = {}
@@ -110,16 +110,16 @@ def decide_transfer(gain: Difference, floor: Difference, smallest_gain: float) -
 
 
 def format_curve(certificate: Certificate) -> str:
-    """Return ``curve.csv``: one row per size; every arm's balanced accuracy with its interval."""
+    """Return ``curve.csv``: one row per size; every condition's balanced accuracy with its interval."""
     buffer = io.StringIO()
-    columns = ["n", *(f"{arm}{end}" for arm in ARMS for end in ("", "_low", "_high"))]
+    columns = ["n", *(f"{condition}{end}" for condition in CONDITIONS for end in ("", "_low", "_high"))]
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    for size in sorted({arm.n for arm in certificate.arms}):
+    for size in sorted({condition.n for condition in certificate.conditions}):
         row: dict[str, Any] = {"n": size}
-        for arm in (arm for arm in certificate.arms if arm.n == size):
-            values = (("", arm.accuracy), ("_low", arm.low), ("_high", arm.high))
-            row |= {f"{arm.arm}{end}": f"{value:.6g}" for end, value in values}
+        for condition in (condition for condition in certificate.conditions if condition.n == size):
+            values = (("", condition.accuracy), ("_low", condition.low), ("_high", condition.high))
+            row |= {f"{condition.condition}{end}": f"{value:.6g}" for end, value in values}
         writer.writerow(row)
     return buffer.getvalue()
 

@@ -119,7 +119,7 @@ class Job:
         budget_s: Of fine-tuning, on the nominal machine.
         stop_s: Seconds on the clock after which fine-tuning ends.
         max_epochs: Of fine-tuning.
-        race_s: Of fine-tuning candidates against each other, on the nominal machine.
+        halving_s: Of fine-tuning candidates against each other, on the nominal machine.
         certify_s: Of the controls behind the certificate, on the nominal machine; 0 where there are none.
         batch_size: Images per step.
         squares: Different preprocessings among the candidates.
@@ -137,7 +137,7 @@ class Job:
     budget_s: float
     stop_s: float
     max_epochs: int
-    race_s: float = 0.0
+    halving_s: float = 0.0
     certify_s: float = 0.0
     batch_size: int = 32
     squares: int = 1
@@ -254,10 +254,10 @@ def _decode_s(job: Job, todo: Collection[Part]) -> float | None:
 
 
 def _select_s(job: Job, speed: Speed, nominal: Speed) -> float:
-    """Return seconds of rating all candidates and of racing the best of them."""
+    """Return seconds of rating all candidates and of successive halving among the best."""
     forward = sum(speed.forward_s(list(work)) for work in job.candidates)
-    race = job.race_s * slowness(job, speed, nominal) if len(job.candidates) > 1 else 0.0
-    return SELECT_PASSES * job.sample * forward + CANDIDATE_S * len(job.candidates) + race
+    halving = job.halving_s * slowness(job, speed, nominal) if len(job.candidates) > 1 else 0.0
+    return SELECT_PASSES * job.sample * forward + CANDIDATE_S * len(job.candidates) + halving
 
 
 def _memory_bytes(job: Job) -> float | None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from regraft.models.backbones.hub import Backbone
-from regraft.models.backbones.intermediate_features import TAP_SHARES, list_widths, stage_backbone
+from regraft.models.backbones.intermediate_features import DEPTH_SHARES, list_widths, stage_backbone
 from regraft.models.backbones.network import Normalization, build_backbone, read_input
 from regraft.models.compute.device import Compute, choose_device
 from regraft.models.features.adabn import adapt_batchnorm
@@ -91,7 +91,7 @@ class FrozenBackbone:
         adapt_images: int,
         store: FeatureStore,
         compute: Compute | None = None,
-        shares: Sequence[float] = TAP_SHARES,
+        shares: Sequence[float] = DEPTH_SHARES,
     ) -> None:
         """Adapt to ``pixels`` when first asked for something that is not kept.
 

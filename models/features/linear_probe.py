@@ -1,4 +1,4 @@
-"""The linear probe: multinomial logistic regression on standardised features, its strength chosen from a small grid."""
+"""The linear probe: multinomial logistic regression on standardised features, its ``C`` chosen from a grid."""
 
 import logging
 import warnings
@@ -17,7 +17,7 @@ from regraft.models.statistics.intervals import hold_together
 
 logger = logging.getLogger(__name__)
 
-STRENGTHS = (0.0003, 0.001, 0.01, 0.1, 1.0)
+CS = (0.0003, 0.001, 0.01, 0.1, 1.0)
 """Inverse L2 penalties tried, scikit-learn's ``C`` on standardised features."""
 
 MOST_DIRECTIONS = 256
@@ -36,14 +36,14 @@ class Probe:
         bias: ``(K,)`` float32.
         mean: ``(D,)`` float32, subtracted from the features.
         std: ``(D,)`` float32, divided out after that.
-        strength: The chosen inverse penalty.
+        c: The chosen inverse penalty, scikit-learn's ``C``.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     mean: np.ndarray
     std: np.ndarray
-    strength: float
+    c: float
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """Return logits ``(N, K)`` of features ``(N, D)``."""
@@ -88,12 +88,12 @@ class CrossValidation:
     """What probes said of images they were not fitted on.
 
     Attributes:
-        strength: The inverse penalty with the least log loss; of equals the smaller one, the stronger penalty.
-        logits: ``(N, K)`` out of fold, at that strength; of several repeats the log of the mean probability.
-        losses: Mean log loss in nats of every strength tried, over all repeats.
+        c: The inverse penalty with the least log loss; of equals the smaller one, the stronger penalty.
+        logits: ``(N, K)`` out of fold, at that ``c``; of several repeats the log of the mean probability.
+        losses: Mean log loss in nats of every ``c`` tried, over all repeats.
     """
 
-    strength: float
+    c: float
     logits: np.ndarray
     losses: dict[float, float]
 
@@ -121,7 +121,7 @@ def cross_validate(
     *,
     classes: int,
     widths: Sequence[int] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
+    cs: Sequence[float] = CS,
     rare_weight: float = 0.0,
     folds: Folds | None = None,
 ) -> CrossValidation:
@@ -132,17 +132,17 @@ def cross_validate(
         labels: ``(N,)`` integers in 0..K-1.
         classes: K.
         widths: Blocks of the features.
-        strengths: Inverse penalties to try, ascending; where nothing can be held out the first is taken unseen.
+        cs: Inverse penalties to try, ascending; where nothing can be held out the first is taken unseen.
         rare_weight: See ``weigh_classes``; held-out images weigh alike in any case.
         folds: How the images are dealt into folds; the defaults when None.
     """
     folds = folds or Folds()
     mean, std = measure_spread(features, widths)
     reduced = reduce_features((features - mean) / std)
-    logits = np.zeros((folds.repeats, len(strengths), len(labels), classes))
+    logits = np.zeros((folds.repeats, len(cs), len(labels), classes))
     for number in range(folds.repeats):
         for train, held in make_folds(labels, folds.number, folds.seed + number, folds.groups):
-            path = fit_path(reduced[train], labels[train], classes, strengths, rare_weight)
+            path = fit_path(reduced[train], labels[train], classes, cs, rare_weight)
             for place, (weight, bias) in enumerate(path):
                 logits[number, place, held] = reduced[held] @ weight.T + bias
     losses = np.mean([[sum_log_loss(each, labels) for each in dealt] for dealt in logits], axis=0) / len(labels)
@@ -151,7 +151,7 @@ def cross_validate(
     if folds.repeats > 1:
         said = logsumexp(log_softmax(logits[:, best], axis=2), axis=0) - np.log(folds.repeats)
     return CrossValidation(
-        float(strengths[best]), said.astype(np.float32), dict(zip(map(float, strengths), losses.tolist(), strict=True))
+        float(cs[best]), said.astype(np.float32), dict(zip(map(float, cs), losses.tolist(), strict=True))
     )
 
 
@@ -160,7 +160,7 @@ def fit_probe(
     labels: np.ndarray,
     *,
     classes: int,
-    strength: float,
+    c: float,
     widths: Sequence[int] | None = None,
     rare_weight: float = 0.0,
 ) -> Probe:
@@ -170,7 +170,7 @@ def fit_probe(
         features: ``(N, D)``.
         labels: ``(N,)`` integers in 0..K-1; every class occurs.
         classes: K.
-        strength: Inverse penalty, for instance that of ``cross_validate``.
+        c: Inverse penalty, for instance that of ``cross_validate``.
         widths: Blocks of the features.
         rare_weight: See ``weigh_classes``.
 
@@ -181,8 +181,8 @@ def fit_probe(
     if absent:
         raise ValueError(f"classes {absent} of {classes} have no training image; a head cannot learn them.")
     mean, std = measure_spread(features, widths)
-    weight, bias = fit_logistic((features - mean) / std, labels, classes, strength, rare_weight)
-    return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, strength)
+    weight, bias = fit_logistic((features - mean) / std, labels, classes, c, rare_weight)
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, c)
 
 
 def make_folds(
@@ -221,7 +221,7 @@ def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_logistic(
-    x: np.ndarray, y: np.ndarray, classes: int, strength: float, rare_weight: float = 0.0
+    x: np.ndarray, y: np.ndarray, classes: int, c: float, rare_weight: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression.
 
@@ -232,14 +232,14 @@ def fit_logistic(
         if x.shape[0] < x.shape[1]:
             basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
             x = x @ basis
-    weight, bias = next(fit_path(x, y, classes, [strength], rare_weight))
+    weight, bias = next(fit_path(x, y, classes, [c], rare_weight))
     return (weight if basis is None else weight @ basis.T), bias
 
 
 def fit_path(
-    x: np.ndarray, y: np.ndarray, classes: int, strengths: Sequence[float], rare_weight: float = 0.0
+    x: np.ndarray, y: np.ndarray, classes: int, cs: Sequence[float], rare_weight: float = 0.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield weight ``(K, D)`` and bias ``(K,)`` for each strength, every fit starting where the last one ended.
+    """Yield weight ``(K, D)`` and bias ``(K,)`` for each ``c``, every fit starting where the last one ended.
 
     A class without an image in ``y`` is never answered.
     """
@@ -247,12 +247,12 @@ def fit_path(
     weighing = None if weights is None else {int(one): float(weights[one]) for one in np.unique(y)}
     model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True, class_weight=weighing)
     wide = x.astype(np.float64)
-    for strength in strengths:
+    for c in cs:
         # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=strength).fit(wide, y)
+            model.set_params(C=c).fit(wide, y)
         weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
         if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
             weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2

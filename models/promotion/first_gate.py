@@ -13,7 +13,7 @@ from scipy.stats import norm
 
 from regraft.models.promotion.gate import Decision, GateConfig, GateVerdict
 from regraft.models.statistics.intervals import normal_quantile, number_groups, spread_variance, wilson_interval
-from regraft.models.statistics.paired import DOUBT, POWER, weigh_classes
+from regraft.models.statistics.paired import POWER, PSEUDO_COUNT, weigh_classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Share:
 
     Attributes:
         value: 0-1.
-        variance: Of ``value`` over other groups of images, doubt included.
+        variance: Of ``value`` over other groups of images, pseudo-count included.
         size: Independent images of equal weight that would have this variance.
         low: Lower end of its Wilson interval.
         high: Upper end.
@@ -96,8 +96,8 @@ def measure_share(
     weights, strata = weigh_classes(labels)
     numbers = number_groups(groups if groups is not None else [None] * n)
     parts = np.bincount(numbers, weights)
-    doubt = DOUBT / 2 / len(parts) * float(np.sum(parts**2))
-    variance = spread_variance(weights * correct, strata, numbers) + doubt
+    pseudo_count = PSEUDO_COUNT / 2 / len(parts) * float(np.sum(parts**2))
+    variance = spread_variance(weights * correct, strata, numbers) + pseudo_count
     value = min(1.0, float(weights @ correct))
     # As many independent images as have this variance; with no error seen, Kish's size of the weights.
     size = min(float(len(parts)), (value * (1 - value) + 1 / len(parts)) / variance)

@@ -27,7 +27,7 @@ MATRIX_CLASSES = 24
 MAX_PICTURES = 120
 """Pictures in each group; with three groups the page stays below 3 MB."""
 MAX_ROWS, SHOWN_PAIRS = 20, 8
-ARMS = {"transfer": "pretrained weights", "scratch": "the same network from scratch", "neighbours": "no network"}
+CONDITIONS = {"transfer": "pretrained weights", "scratch": "the same network from scratch", "neighbours": "no network"}
 STAGES = {"before": "before scaling", "after": "after scaling"}
 
 
@@ -63,9 +63,9 @@ class ReportContent:
     """Images by part, then by label."""
     selection: Sequence[Mapping[str, Any]] = ()
     """Candidates: name, accuracy, accuracy_low, accuracy_high; optional chosen (bool), licence, note, ms (an image),
-    rank, chance, prior, raced."""
+    rank, chance, prior, last_round."""
     choice: Mapping[str, Any] = field(default_factory=dict)
-    """How the backbone was chosen: reason, aspects, fits[], rivals[], refused{}, raced (laps), n."""
+    """How the backbone was chosen: reason, aspects, fits[], rivals[], refused{}, trials, n."""
     history: Sequence[Mapping[str, Any]] = ()
     """Training: epoch or step, and any columns with "loss" or "accuracy" in their name."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class ReportContent:
     parity: Mapping[str, Any] = field(default_factory=dict)
     """``Parity.to_json()``."""
     certificate: Mapping[str, Any] = field(default_factory=dict)
-    """Verdict on whether transfer helped: decision, reason; optional arms, crossing, next_labels, notes."""
+    """Verdict on whether transfer helped: decision, reason; optional conditions, crossing, next_labels, notes."""
     lineage: Mapping[str, str] = field(default_factory=dict)
     """Hashes of dataset, split, params, code."""
 
@@ -202,17 +202,17 @@ def plot_reliability(metrics: Mapping[str, Any]) -> Any:
 
 
 def plot_certificate(certificate: Mapping[str, Any]) -> Any:
-    """Return the learning curve of every arm with its intervals, or None where fewer than two sizes were measured."""
-    arms = certificate.get("arms", ())
-    if len({arm["n"] for arm in arms}) < 2:
+    """Return the learning curves of all conditions with intervals, or None where fewer than two sizes were measured."""
+    conditions = certificate.get("conditions", ())
+    if len({condition["n"] for condition in conditions}) < 2:
         return None
     lines = {
         words: [
-            {"x": arm["n"], "y": arm["accuracy"], "low": arm["low"], "high": arm["high"]}
-            for arm in sorted(arms, key=lambda arm: arm["n"])
-            if arm["arm"] == name
+            {"x": condition["n"], "y": condition["accuracy"], "low": condition["low"], "high": condition["high"]}
+            for condition in sorted(conditions, key=lambda condition: condition["n"])
+            if condition["condition"] == name
         ]
-        for name, words in ARMS.items()
+        for name, words in CONDITIONS.items()
     }
     return draw_ranges(lines, "labelled images", "balanced accuracy")
 
@@ -255,7 +255,7 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
         "classes": metrics["classes"],
         "class_bounds": bound_scores(metrics["classes"], "f1"),
         "selection_bounds": bound_scores(content.selection, "accuracy"),
-        "raced": any(row.get("raced") is not None for row in content.selection),
+        "last_round": any(row.get("last_round") is not None for row in content.selection),
         "tradeoff": draw_tradeoff(timed) if len(timed) > 1 else None,
         "facts_of_data": choose_facts(content.summary),
         "reasons": Counter(row["reason"] for row in content.quarantine).most_common(),
@@ -264,8 +264,12 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
         "curves": plot_history(content.history),
         "reliability": plot_reliability(metrics),
         "learning": plot_certificate(content.certificate),
-        "arms": [arm for arm in content.certificate.get("arms", ()) if arm["n"] == content.certificate["n"]],
-        "arm_words": ARMS,
+        "conditions": [
+            condition
+            for condition in content.certificate.get("conditions", ())
+            if condition["n"] == content.certificate["n"]
+        ],
+        "condition_words": CONDITIONS,
         "split": tabulate_split(content.split, metrics["labels"]) if content.split else None,
         "samples": group_pictures(content.samples),
         "examples": group_pictures(content.examples),

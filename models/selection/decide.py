@@ -1,4 +1,4 @@
-"""What the figures of the contest amount to: the rows of the ranking, the choice, and the regret of other choosers."""
+"""What the figures amount to: the rows of the ranking, the choice, and the regret of other choosers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from regraft.models.selection.eligibility import Entry
 from regraft.models.selection.ranking import mean_ranks
 from regraft.models.selection.rating import Rating
 from regraft.models.selection.result import Candidate, Rival, SelectConfig
-from regraft.models.selection.successive_halving import SEATS, Lap
+from regraft.models.selection.successive_halving import MOST_CANDIDATES, Trial
 from regraft.models.statistics.intervals import draw_weights, hold_together, percentile_interval
 
 RESAMPLES = 2000
@@ -49,18 +49,18 @@ def find_favourite(prior: Mapping[str, float], entries: Mapping[str, Entry]) -> 
     return max(prior, key=lambda name: (prior[name], -entries[name].gflops, name)) if prior else None
 
 
-def rank_candidates(evidence: Evidence, laps: Sequence[Lap]) -> list[Candidate]:
+def rank_candidates(evidence: Evidence, trials: Sequence[Trial]) -> list[Candidate]:
     """Return the rows of the ranking: the best mean rank first, of equals the least work."""
     entries = evidence.entries
     ordered = sorted(entries, key=lambda name: (evidence.ranks[name], entries[name].gflops, name))
-    return [describe_candidate(name, evidence, laps) for name in ordered]
+    return [describe_candidate(name, evidence, trials) for name in ordered]
 
 
-def describe_candidate(name: str, evidence: Evidence, laps: Sequence[Lap]) -> Candidate:
+def describe_candidate(name: str, evidence: Evidence, trials: Sequence[Trial]) -> Candidate:
     """Return the row of the ranking."""
     entry, rating, codes = evidence.entries[name], evidence.ratings[name], evidence.codes
     score, low, high = rating.interval(codes)
-    raced = [lap.accuracy for lap in laps if lap.name == name]
+    last_round = [trial.accuracy for trial in trials if trial.name == name]
     return Candidate(
         name=name,
         score=score,
@@ -78,7 +78,7 @@ def describe_candidate(name: str, evidence: Evidence, laps: Sequence[Lap]) -> Ca
         parc=rating.scores.parc,
         prior=evidence.prior.get(name),
         record=evidence.record.get(name),
-        raced=raced[-1] if raced else None,
+        last_round=last_round[-1] if last_round else None,
         gflops=entry.gflops,
         nominal_ms=entry.nominal_ms,
         latency_ms=entry.latency_ms,
@@ -86,7 +86,7 @@ def describe_candidate(name: str, evidence: Evidence, laps: Sequence[Lap]) -> Ca
         licence=entry.backbone.licence,
         sha256=entry.backbone.sha256,
         source=entry.backbone.source,
-        strength=rating.probe.strength,
+        c=rating.probe.c,
         adapt_images=rating.adapt_images,
         preprocess=rating.spec,
     )
@@ -109,9 +109,9 @@ def list_columns(
 
 
 def decide(
-    ranking: Sequence[Candidate], laps: Sequence[Lap], merits: Mapping[str, np.ndarray], config: SelectConfig
+    ranking: Sequence[Candidate], trials: Sequence[Trial], merits: Mapping[str, np.ndarray], config: SelectConfig
 ) -> tuple[str, str]:
-    """Return the chosen candidate and why: the race's winner, or of the best mean ranks the best evidence.
+    """Return the chosen candidate and why: who wins successive halving, or of the best mean ranks the best evidence.
 
     With ``prefer="speed"`` the least work within one standard error of the best is taken (Breiman et al. 1984).
     """
@@ -123,21 +123,24 @@ def decide(
             f"{least.name} needs the least work, {least.gflops:g} billion operations an image, of {len(near)} "
             f"candidates within one standard error of the best, {best.name} ({best.score:.3f}),"
         )
-    if not laps:
+    if not trials:
         return decide_by_evidence(ranking)
-    last = max(lap.round for lap in laps)
+    last = max(trial.round for trial in trials)
     rows = {row.name: row for row in ranking}
-    final = [lap for lap in laps if lap.round == last]
-    # Equal halves: what the race saw, and the mean rank over everything else, which steadies it on few images.
+    final = [trial for trial in trials if trial.round == last]
+    # Equal halves: what fine-tuning showed, and the mean rank over everything else, which steadies it on few images.
     places = mean_ranks(
         {
-            "race": {lap.name: float(merits[lap.name].mean()) for lap in final},
-            "rank": {lap.name: -rows[lap.name].rank for lap in final},
+            "halving": {trial.name: float(merits[trial.name].mean()) for trial in final},
+            "rank": {trial.name: -rows[trial.name].rank for trial in final},
         }
     )
-    winner = min(final, key=lambda lap: (places[lap.name], -float(merits[lap.name].mean()), rows[lap.name].gflops))
+    winner = min(
+        final, key=lambda trial: (places[trial.name], -float(merits[trial.name].mean()), rows[trial.name].gflops)
+    )
+    compared = len({trial.name for trial in trials})
     return winner.name, (
-        f"{winner.name} wins the race of {len({lap.name for lap in laps})} out of {len(ranking)} candidates "
+        f"{winner.name} wins successive halving among {compared} of {len(ranking)} candidates "
         f"(accuracy {winner.accuracy:.3f}, best with probability {winner.chance:.2f})"
     )
 
@@ -147,17 +150,17 @@ def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
 
     Those two tell candidates apart better than the mean rank where images are few: decision 15 has the figures.
     """
-    seated = ranking[:SEATS]
-    shown = {row.name: f"PARC {row.parc:.3f}, log loss {row.loss:.3f}" for row in seated}
-    sums = scale([[row.parc, -row.loss] for row in seated]).sum(axis=1)
+    foremost = ranking[:MOST_CANDIDATES]
+    shown = {row.name: f"PARC {row.parc:.3f}, log loss {row.loss:.3f}" for row in foremost}
+    sums = scale([[row.parc, -row.loss] for row in foremost]).sum(axis=1)
     places = np.argsort(-sums, kind="stable")  # of equals the better rank
-    first = seated[places[0]]
+    first = foremost[places[0]]
     probe = f"(probe {first.score:.3f}, {first.low:.3f} to {first.high:.3f})"
     if len(ranking) == 1:
         return first.name, f"{first.name} is the only candidate {probe}"
-    second = seated[places[1]]
+    second = foremost[places[1]]
     return first.name, (
-        f"{first.name} has the best evidence of the {len(seated)} best mean ranks: {shown[first.name]}; next is "
+        f"{first.name} has the best evidence of the {len(foremost)} best mean ranks: {shown[first.name]}; next is "
         f"{second.name}: {shown[second.name]} {probe}"
     )
 
@@ -179,12 +182,12 @@ def list_rivals(
     for chooser, name in choices.items():
         if name is None:
             continue
-        raced = chosen in merits and name in merits
-        ours, theirs = (merits[each] if raced else ratings[each].merit(evidence.codes) for each in (chosen, name))
+        last_round = chosen in merits and name in merits
+        ours, theirs = (merits[each] if last_round else ratings[each].merit(evidence.codes) for each in (chosen, name))
         low, high = resample_mean(ours - theirs, seed, ratings[chosen].groups)
         rivals.append(
             Rival(chooser=chooser, chosen=name, regret=float((ours - theirs).mean()), low=low, high=high,
-                  basis="race" if raced else "probe")
+                  basis="halving" if last_round else "probe")
         )  # fmt: skip
     return rivals
 

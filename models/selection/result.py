@@ -43,16 +43,17 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """How images become square; "auto" squashes nearly square ones and otherwise compares the three ways."""
     folds: int = Field(5, ge=2)
     """Of the cross-validation."""
-    race_budget_s: float = Field(4.0, ge=0)
-    """Seconds on the nominal machine, counted, that a candidate is fine-tuned for in the first round of the race; the
-    second has three times as much. 0 leaves the race out."""
-    race_rounds: int = Field(2, ge=0)
-    """Rounds of the race at most."""
-    race_images: int = Field(150, ge=0)
-    """With fewer images than these nobody races: fine-tuning on so few tells backbones apart no better than chance, so
-    of the best mean ranks the one is taken that PARC and the probe's log loss together like best."""
+    halving_budget_s: float = Field(4.0, ge=0)
+    """Seconds on the nominal machine, counted, that a candidate is fine-tuned for in the first round of successive
+    halving; the second has three times as much. 0 leaves successive halving out."""
+    halving_rounds: int = Field(2, ge=0)
+    """Rounds of successive halving at most."""
+    halving_images: int = Field(150, ge=0)
+    """With fewer images than these there is no successive halving: fine-tuning on so few tells backbones apart no
+    better than chance, so of the best mean ranks the one is taken that PARC and the probe's log loss
+    together like best."""
     settled: float = Field(0.95, gt=0.5, le=1)
-    """Probability of being the best that ends the race."""
+    """Probability of being the best that ends successive halving."""
     prefer: Literal["accuracy", "speed"] = "accuracy"
     """ "speed" takes the least work among the candidates within one standard error of the best."""
     seed: int = Field(0, ge=0)
@@ -63,9 +64,9 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     """CPU threads; part of the recipe, because sums are split by thread."""
 
     def count_rounds(self, images: int) -> int:
-        """Return how many rounds the race has at most where candidates are compared on so many images; 0 is no race."""
-        wanted = self.prefer == "accuracy" and self.race_budget_s > 0 and images >= self.race_images
-        return self.race_rounds if wanted else 0
+        """Return how many rounds of halving there are at most where candidates are compared on so many images."""
+        wanted = self.prefer == "accuracy" and self.halving_budget_s > 0 and images >= self.halving_images
+        return self.halving_rounds if wanted else 0
 
 
 class Candidate(BaseModel, frozen=True, extra="forbid"):
@@ -79,7 +80,7 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
         merit: Mean of nearest-neighbour hits, ridge hits and the probe's probability of the true class, 0-1.
         prior: Public ImageNet accuracy in percent; None where none is known.
         record: What earlier runs on other data sets say; None where it was never tried.
-        raced: Accuracy in its last round of the race; None where it did not race.
+        last_round: Accuracy out of fold in its last round of successive halving; None where it was in none.
         latency_ms: Measured, only where a limit was asked for.
         nominal_ms: Of one image on the nominal machine, from counted work.
         adapt_images: Training images that BatchNorm statistics are re-estimated on; 0 keeps the source's.
@@ -101,7 +102,7 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
     parc: float
     prior: float | None
     record: float | None
-    raced: float | None
+    last_round: float | None
     gflops: float
     nominal_ms: float
     latency_ms: float | None
@@ -109,7 +110,7 @@ class Candidate(BaseModel, frozen=True, extra="forbid"):
     licence: str
     sha256: str
     source: str
-    strength: float
+    c: float
     adapt_images: int
     preprocess: PreprocessSpec
 
@@ -134,7 +135,7 @@ class Rival(BaseModel, frozen=True, extra="forbid"):
     regret: float
     low: float
     high: float
-    basis: Literal["race", "probe"]
+    basis: Literal["halving", "probe"]
 
 
 class Selection(BaseModel, frozen=True, extra="forbid"):
@@ -148,7 +149,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
     aspects: str
     fits: list[FitTrial]
     ranking: list[Candidate]
-    laps: list[dict[str, float | int | str]]
+    trials: list[dict[str, float | int | str]]
     rivals: list[Rival]
     refused: dict[str, str]
 

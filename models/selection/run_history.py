@@ -151,7 +151,7 @@ def rate_by_record(
     Only runs on one data set with the same kind and budget of training are compared with each other. Every such
     comparison has its own level, every candidate one offset, and both are fitted by least squares: where all candidates
     were in all comparisons, the offset is the mean of the results centred by comparison. Where only the strongest went
-    on to a longer training, as in a race, plain centring would hold their strong company against them.
+    on to a longer training, as in successive halving, plain centring would hold their strong company against them.
 
     Args:
         records: Of finished runs.

@@ -1,4 +1,4 @@
-"""The contest of the backbones: gates, prior, probe on kept features, race.
+"""The selection of a backbone: eligibility, prior, probe on kept features, successive halving.
 
 Source: a hybrid of task-agnostic favourite and task-aware search, Renggli et al. 2022, arXiv 2010.06402.
 """
@@ -31,7 +31,7 @@ from regraft.models.selection.imagenet_prior import static_prior
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
 from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone
 from regraft.models.selection.result import Candidate, FitTrial, SelectConfig, Selection
-from regraft.models.selection.successive_halving import SEATS, Lap, choose_starters, run_race
+from regraft.models.selection.successive_halving import MOST_CANDIDATES, Trial, choose_candidates, run_rounds
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.finetune import build_classifier
 from regraft.serving.decoding.value_range import ValueRange
@@ -94,7 +94,7 @@ def select_backbone(
         images: To compare on.
         config: Candidates, sample and limits.
         paths: Where weights, features and latencies are kept.
-        recipe: How the race fine-tunes; the defaults when None.
+        recipe: How successive halving fine-tunes; the defaults when None.
         record: What earlier runs say of each candidate, greater is better; nothing when None.
         progress: Called with (pieces of work done, pieces in all).
 
@@ -111,9 +111,9 @@ def select_backbone(
         entries, refused = admit(names, config, paths.store, paths.lock, paths.latencies)
         fit, fits = choose_fit(list_fits(config.fit, profile), entries, ground)
         evidence = gather_evidence(entries, fit, ground, record or {}, progress)
-        laps, merits = race(evidence, fit, ground, recipe, progress)
-    ranking = rank_candidates(evidence, laps)
-    chosen, reason, unservable = settle(ranking, laps, merits, evidence.ratings, config, len(np.unique(ground.codes)))
+        trials, merits = halve(evidence, fit, ground, recipe, progress)
+    ranking = rank_candidates(evidence, trials)
+    chosen, reason, unservable = settle(ranking, trials, merits, evidence.ratings, config, len(np.unique(ground.codes)))
     ranking = [row for row in ranking if row.name not in unservable]
     selection = Selection(
         chosen=chosen,
@@ -123,7 +123,7 @@ def select_backbone(
         aspects=profile.describe(),
         fits=fits,
         ranking=ranking,
-        laps=[asdict(lap) for lap in laps],
+        trials=[asdict(trial) for trial in trials],
         rivals=list_rivals(chosen, ranking, evidence, merits, config.seed),
         refused=refused | unservable,
     )
@@ -234,28 +234,28 @@ def rate_all(
     return ratings
 
 
-def race(
+def halve(
     evidence: Evidence,
     fit: SquareFit,
     ground: Ground,
     recipe: FinetuneConfig,
     progress: Callable[[int, int], None] | None,
-) -> tuple[list[Lap], dict[str, np.ndarray]]:
-    """Let those that may be the best race; nobody does where one is settled, images are few, or no race is wanted."""
+) -> tuple[list[Trial], dict[str, np.ndarray]]:
+    """Fine-tune those that may be the best, unless one is settled, images are few, or it is not wanted."""
     ranks, chances = evidence.ranks, evidence.chances
     if not ground.config.count_rounds(len(ground.rows)) or len(evidence.ratings) < 2:
         return [], {}
     leaders = sorted(ranks, key=lambda name: (ranks[name], name))[:2]
-    starters = choose_starters(chances, evidence.favourite, SEATS, LEAST_CHANCE)
-    starters += [name for name in leaders if name not in starters]
-    if max(chances.values()) >= ground.config.settled and set(starters[:1]) == set(leaders[:1]):
+    candidates = choose_candidates(chances, evidence.favourite, MOST_CANDIDATES, LEAST_CHANCE)
+    candidates += [name for name in leaders if name not in candidates]
+    if max(chances.values()) >= ground.config.settled and set(candidates[:1]) == set(leaders[:1]):
         return [], {}
-    return run_race(evidence.ratings, starters, ground, fit, recipe, evidence.favourite, progress)
+    return run_rounds(evidence.ratings, candidates, ground, fit, recipe, evidence.favourite, progress)
 
 
 def settle(
     ranking: Sequence[Candidate],
-    laps: Sequence[Lap],
+    trials: Sequence[Trial],
     merits: Mapping[str, np.ndarray],
     ratings: Mapping[str, Rating],
     config: SelectConfig,
@@ -270,7 +270,7 @@ def settle(
     """
     refused: dict[str, str] = {}
     while left := [row for row in ranking if row.name not in refused]:
-        chosen, reason = decide(left, [lap for lap in laps if lap.name not in refused], merits, config)
+        chosen, reason = decide(left, [trial for trial in trials if trial.name not in refused], merits, config)
         frozen, widths = ratings[chosen].frozen, ratings[chosen].features.widths
         classifier = build_classifier(frozen.network, frozen.normalization, widths, classes, torch.device("cpu"))
         objection = explain_no_export(classifier, ratings[chosen].spec.size_px)

@@ -1,4 +1,4 @@
-"""The race: those that may be the best are fine-tuned on a growing share of the budget, the worse half drops out.
+"""Successive halving: those that may be the best are fine-tuned on a growing budget, the worse half drops out.
 
 Every candidate predicts each sampled image once, from a network that did not see it. Source: successive halving,
 Jamieson and Talwalkar 2016, arXiv 1502.07943.
@@ -28,17 +28,17 @@ from regraft.models.training.loop import TrainingDiverged, copy_state
 
 logger = logging.getLogger(__name__)
 
-SEATS = 4
-"""Candidates, at most, that the last choice is between; in a race the prior's favourite may be one more."""
+MOST_CANDIDATES = 4
+"""Candidates, at most, that the last choice is between; in successive halving the prior's favourite may be one more."""
 HALVING = 3
 FOLDS = 3
-RACE_GIB = 0.5
-"""Disk that kept activations may take in the race, below the temporary folder."""
+TRIAL_GIB = 0.5
+"""Disk that kept activations may take in a trial, below the temporary folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lap:
-    """One candidate in one round of the race.
+class Trial:
+    """One candidate in one round: fine-tuned on every fold.
 
     Attributes:
         name: The candidate.
@@ -57,82 +57,82 @@ class Lap:
     chance: float
 
 
-def choose_starters(chances: Mapping[str, float], favourite: str | None, most: int, least_chance: float) -> list[str]:
-    """Return who races, the likeliest first: those above ``least_chance``, three at least; the favourite always."""
+def choose_candidates(chances: Mapping[str, float], favourite: str | None, most: int, least_chance: float) -> list[str]:
+    """Return the first round, the likeliest first: those above ``least_chance``, three at least, and the favourite."""
     ordered = sorted(chances, key=lambda name: (-chances[name], name))
-    starters = [name for place, name in enumerate(ordered) if place < 3 or chances[name] > least_chance][:most]
-    if favourite is not None and favourite not in starters:
-        starters.append(favourite)
-    return starters
+    candidates = [name for place, name in enumerate(ordered) if place < 3 or chances[name] > least_chance][:most]
+    if favourite is not None and favourite not in candidates:
+        candidates.append(favourite)
+    return candidates
 
 
-def run_race(
+def run_rounds(
     ratings: Mapping[str, Rating],
-    starters: Sequence[str],
+    candidates: Sequence[str],
     ground: Ground,
     fit: SquareFit,
     recipe: FinetuneConfig,
     favourite: str | None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Lap], dict[str, np.ndarray]]:
-    """Let the starters race; return all laps and what each image says for those who raced, ``(N,)`` in 0-1.
+) -> tuple[list[Trial], dict[str, np.ndarray]]:
+    """Halve the candidates round by round; return all trials and what each image says for who is in, ``(N,)`` in 0-1.
 
     Ends early when one candidate is the best with the probability that settles it.
 
     Args:
         ratings: Of all candidates.
-        starters: Who begins.
+        candidates: Those of the first round.
         ground: The sampled images, rounds and budgets.
         fit: Their way to a square.
         recipe: Of fine-tuning.
-        favourite: Races to the end whatever happens.
+        favourite: In every round whatever happens.
         progress: Called with (candidates fine-tuned, at most).
     """
-    racing, laps, merits, done = list(starters), [], {}, 0
+    remaining, trials, merits, done = list(candidates), [], {}, 0
     config, labels = ground.config, ground.codes
     rounds = config.count_rounds(len(labels))
-    whole = count_laps(len(racing), rounds)
+    whole = count_trials(len(remaining), rounds)
     for number in range(1, rounds + 1):
-        if len(racing) < 2:
+        if len(remaining) < 2:
             break
-        budget = config.race_budget_s * HALVING ** (number - 1)
+        budget = config.halving_budget_s * HALVING ** (number - 1)
         found = {}
-        for name in racing:
+        for name in remaining:
             pixels = ground.pixels(ratings[name].backbone, fit)
-            found[name] = race_once(ratings[name], pixels, labels, recipe, budget)
+            found[name] = run_trial(ratings[name], pixels, labels, recipe, budget)
             done += 1
             if progress is not None:
                 progress(min(done, whole), whole)
         merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
-        chances = bootstrap_best({name: merits[name] for name in racing}, groups=ground.groups)
+        chances = bootstrap_best({name: merits[name] for name in remaining}, groups=ground.groups)
         for name, (logits, tuned) in found.items():
             accuracy = float(np.mean(logits.argmax(axis=1) == labels))
-            laps.append(Lap(name, number, budget, accuracy, tuned, chances[name]))
-        racing.sort(key=lambda name: (-chances[name], name))
+            trials.append(Trial(name, number, budget, accuracy, tuned, chances[name]))
+        remaining.sort(key=lambda name: (-chances[name], name))
         if max(chances.values()) >= config.settled:
             break
-        kept = racing[: max(1, math.ceil(len(racing) / 2))]
-        racing = kept + [name for name in racing if name == favourite and name not in kept]
-    return laps, merits
+        kept = remaining[: max(1, math.ceil(len(remaining) / 2))]
+        remaining = kept + [name for name in remaining if name == favourite and name not in kept]
+    return trials, merits
 
 
-def count_laps(starters: int, rounds: int) -> int:
-    """Return how many candidates are fine-tuned at most, the favourite's seat apart."""
-    return max(sum(racing for _, racing in list_rounds(starters, rounds)), 1)
+def count_trials(candidates: int, rounds: int) -> int:
+    """Return how many candidates are fine-tuned at most, the favourite apart."""
+    return max(sum(remaining for _, remaining in list_rounds(candidates, rounds)), 1)
 
 
-def list_rounds(starters: int, rounds: int) -> list[tuple[int, int]]:
-    """Return for each round what a candidate's budget is multiplied by, and how many race at most."""
+def list_rounds(candidates: int, rounds: int) -> list[tuple[int, int]]:
+    """Return for each round what a candidate's budget is multiplied by, and how many are in it at most."""
     planned = []
     for number in range(rounds):
-        if starters < 2:
+        if candidates < 2:
             break
-        planned.append((HALVING**number, starters))
-        starters = math.ceil(starters / 2)
+        planned.append((HALVING**number, candidates))
+        candidates = math.ceil(candidates / 2)
     return planned
 
 
-def race_once(
+def run_trial(
     rating: Rating, pixels: np.ndarray, labels: np.ndarray, config: FinetuneConfig, budget_s: float
 ) -> tuple[np.ndarray, float]:
     """Return out-of-fold logits ``(N, K)`` of the probe, or of fine-tuned networks if they lead; and their accuracy.
@@ -143,7 +143,7 @@ def race_once(
     splits = make_folds(labels, FOLDS, config.seed, rating.groups)
     tuned = np.zeros((len(labels), classes), dtype=np.float32)
     share = config.model_copy(
-        update={"budget_s": budget_s / max(1, len(splits)), "activations_gib": min(config.activations_gib, RACE_GIB)}
+        update={"budget_s": budget_s / max(1, len(splits)), "activations_gib": min(config.activations_gib, TRIAL_GIB)}
     )
     for train, held in splits:
         tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
@@ -156,7 +156,7 @@ def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray, groups: np.n
     """Say whether fine-tuning is ahead of the probe by more than one standard error, image by image or by group.
 
     As in the final training, where the simpler head is kept in doubt: with few images one fine-tuned network in two is
-    ahead by chance, and the best of several such chances would win the race.
+    ahead by chance, and the best of several such chances would be chosen.
     """
     lead = likelihoods(tuned, labels) - likelihoods(probe, labels)
     return bool(lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead) / weigh_lead(lead, groups).effect))
@@ -176,7 +176,7 @@ def tune_fold(
         features.values[train],
         labels[train],
         classes=int(labels.max()) + 1,
-        strength=rating.probe.strength,
+        c=rating.probe.c,
         widths=features.widths,
     )
     classifier = build_classifier(
@@ -188,12 +188,12 @@ def tune_fold(
     with tempfile.TemporaryDirectory() as folder, deterministic_kernels(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         plan = make_plan(classifier, data, pixels.shape[1], config, device)
-        resume = ResumeFolder(Path(folder), "race")
+        resume = ResumeFolder(Path(folder), "trial")
         try:
             run = train_from(classifier, data, plan, config, resume, None)
-            logger.info("lap name=%s steps=%d", rating.backbone.name, run.step)
+            logger.info("trial name=%s steps=%d", rating.backbone.name, run.step)
         except TrainingDiverged as error:  # one candidate that does not train must not end the comparison of all
-            logger.warning("lap name=%s diverged, its probe stands: %s", rating.backbone.name, error)
+            logger.warning("trial name=%s diverged, its probe stands: %s", rating.backbone.name, error)
             classifier.load_state_dict(before)
             classifier.load_probe(probe)
         logits = score_images(classifier, data, held, plan.batch_size)

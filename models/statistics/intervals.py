@@ -13,7 +13,7 @@ from scipy.special import ndtri
 CHUNK_CELLS = 200_000
 """Weights in one block of resamples: small enough to stay in the processor's cache, which is worth a factor of two."""
 
-DOUBT = 0.5
+PSEUDO_COUNT = 0.5
 """Images that are counted as ranked worst beside those that were seen."""
 
 
@@ -157,13 +157,13 @@ def spread_variance(influence: np.ndarray, strata: np.ndarray, groups: np.ndarra
     return variance
 
 
-def doubtful_interval(
+def pseudo_count_interval(
     estimate: float, variance: float, n: float, confidence: float = 0.95, *, penalty: float = 1.0
 ) -> tuple[float, float]:
-    """Return the Wilson interval of a ranking score in 0-1 as if ``DOUBT`` of an image more had been ranked worst.
+    """Return the Wilson interval of a ranking score in 0-1 as if ``PSEUDO_COUNT`` more images had been ranked worst.
 
     Where few images are ranked wrongly, the variance is that of a handful of accidents and mostly too small: without
-    the doubt intervals of areas near 1 were seen to cover 0.79. With it they cover too much where no accident is
+    the pseudo-count intervals of areas near 1 were seen to cover 0.79. With it they cover too much where no accident is
     possible at all, which nobody can know from a test set.
 
     Args:
@@ -173,9 +173,9 @@ def doubtful_interval(
         confidence: Two-sided coverage, 0-1.
         penalty: As in ``effective_interval``.
 
-    Source: as ``effective_interval``; the doubt is the half success that Jeffreys' prior adds to a proportion.
+    Source: as ``effective_interval``; the pseudo-count is the half success that Jeffreys' prior adds to a proportion.
     """
-    size = (estimate * (1 - estimate) + DOUBT / n) / (variance + DOUBT / n**2) * penalty
+    size = (estimate * (1 - estimate) + PSEUDO_COUNT / n) / (variance + PSEUDO_COUNT / n**2) * penalty
     low, high = wilson_interval(estimate * size, size, confidence)
     return float(min(low, estimate)), float(max(high, estimate))
 

@@ -15,7 +15,7 @@ from regraft.models.statistics.intervals import number_groups, spread_variance
 
 POWER = 0.8
 """Chance of settling a difference of the stated size with the stated number of images."""
-DOUBT = 2.0
+PSEUDO_COUNT = 2.0
 """Images counted as answered otherwise, one in each direction, beside those that were seen."""
 
 
@@ -59,7 +59,7 @@ def compare_paired(
     """Return the difference of two versions on the same images with its interval.
 
     With few differing answers their variance is that of a handful of accidents; one win and one loss more are counted
-    as a doubt, which makes the test about as strict as McNemar's exact one.
+    as a pseudo-count, which makes the test about as strict as McNemar's exact one.
 
     Args:
         champion: Whether the champion was right on each image, bool ``(N,)``.
@@ -69,13 +69,13 @@ def compare_paired(
         confidence: Two-sided coverage, 0-1.
 
     Source: Student's interval of a paired mean over clusters (Cameron and Miller, J. Human Resources 50, 2015); the
-    doubt after Bonett and Price, Biometrical J. 54 (2012).
+    pseudo-count after Bonett and Price, Biometrical J. 54 (2012).
     """
     d = challenger.astype(np.float64) - champion.astype(np.float64)
     weights, strata = weigh_classes(labels)
     numbers = number_groups(groups if groups is not None else [None] * len(d))
     parts = np.bincount(numbers, weights)
-    variance = spread_variance(weights * d, strata, numbers) + DOUBT / len(parts) * float(np.sum(parts**2))
+    variance = spread_variance(weights * d, strata, numbers) + PSEUDO_COUNT / len(parts) * float(np.sum(parts**2))
     lost = strata.max() + 1 if len(parts) == len(d) else 1
     degrees = max(1, len(parts) - int(lost))
     value, error = float(weights @ d), math.sqrt(variance)

@@ -13,10 +13,10 @@ import numpy as np
 from regraft.models.statistics.design import measure_design
 from regraft.models.statistics.intervals import (
     bootstrap_scores,
-    doubtful_interval,
     effective_interval,
     hold_together,
     percentile_interval,
+    pseudo_count_interval,
     spread_variance,
     wilson_interval,
 )
@@ -211,7 +211,7 @@ def bound_curves(held: HeldOut, confidence: float) -> dict[str, float]:
         design = measure_design(curve.influence, held.labels, held.groups, confidence)
         variance = spread_variance(curve.influence, held.labels, held.groups)
         n = rest_on(smaller[name]) / design.effect
-        low, high = doubtful_interval(curve.score, variance, n, confidence, penalty=design.penalty)
+        low, high = pseudo_count_interval(curve.score, variance, n, confidence, penalty=design.penalty)
         bounded |= {name: curve.score, f"{name}_low": low, f"{name}_high": high}
     return bounded
 
@@ -248,7 +248,7 @@ def bound_calibration(
     low, high = percentile_interval(samples, estimate, confidence, centred=True)
     design = measure_design(trace_calibration_error(binned).influence, held.labels, held.groups, confidence)
     n = len(held.labels) / design.effect
-    unseen = doubtful_interval(estimate, float(np.var(samples)), n, confidence, penalty=design.penalty)[1]
+    unseen = pseudo_count_interval(estimate, float(np.var(samples)), n, confidence, penalty=design.penalty)[1]
     return max(0.0, low - measure_noise(binned, held.groups)), max(high, unseen)
 
 
@@ -270,5 +270,5 @@ def bound_loss(
     influence = (share - share.mean()) / n
     design = measure_design(influence, labels, held.groups, confidence)
     variance = spread_variance(influence, labels, held.groups)
-    low, high = doubtful_interval(estimate / worst, variance, n / design.effect, confidence, penalty=design.penalty)
+    low, high = pseudo_count_interval(estimate / worst, variance, n / design.effect, confidence, penalty=design.penalty)
     return low * worst, high * worst

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.models.backbones.hub import Backbone
-from regraft.models.backbones.intermediate_features import TAP_SHARES, StagedBackbone
+from regraft.models.backbones.intermediate_features import DEPTH_SHARES, StagedBackbone
 from regraft.models.backbones.network import Normalization, read_config
 from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import BackboneOrigin, CheckpointInfo, Classifier, save_checkpoint
@@ -142,7 +142,7 @@ def hash_inputs(
     recipe = config.model_dump(exclude={"stop_s"})
     rest = [
         FORMAT,
-        TAP_SHARES,
+        DEPTH_SHARES,
         backbone.sha256,
         list(names),
         preprocess.sha256,
@@ -223,7 +223,7 @@ def keep_better(
         "p_value": choice.p_value,
         "best_epoch": run.best_epoch if choice.kept == "finetuned" else 0,
         "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
-        "strength": start.probe.strength,
+        "strength": start.probe.c,
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }
@@ -249,7 +249,7 @@ def describe_checkpoint(
         preprocess=preprocess,
         normalization={"mean": normalization.mean, "std": normalization.std},
         embedding_dims=classifier.head.in_features,
-        taps=list(TAP_SHARES) if isinstance(classifier.backbone, StagedBackbone) else [],
+        taps=list(DEPTH_SHARES) if isinstance(classifier.backbone, StagedBackbone) else [],
         steps=run.step,
         epochs=len(run.history),
         frozen_groups=plan.frozen_groups,

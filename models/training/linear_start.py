@@ -49,9 +49,7 @@ def prepare_start(
     widths, labels = tuple(snapshot.info["widths"]), data.labels[data.train]
     folds = Folds(groups=data.take_groups(data.train))
     found = cross_validate(train_values, labels, classes=classes, widths=widths, rare_weight=rare_weight, folds=folds)
-    probe = fit_probe(
-        train_values, labels, classes=classes, strength=found.strength, widths=widths, rare_weight=rare_weight
-    )
+    probe = fit_probe(train_values, labels, classes=classes, c=found.c, widths=widths, rare_weight=rare_weight)
     loss = sum_log_loss(probe.score(train_values).astype(np.float64), labels) / len(labels)
     everything = np.concatenate([train_values, held_values])
     return Start(probe, widths, everything, probe.score(held_values).astype(np.float32), loss, rare_weight)
@@ -61,12 +59,12 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
     """Fit the kept probe on the validation rows too, now that nothing is left to choose; return its temperature.
 
     With ten labels a class the validation part is worth two more. The temperature is fitted on what probes of
-    the same strength say of images outside their folds, and of other groups where images come in groups.
+    the same c say of images outside their folds, and of other groups where images come in groups.
     """
     labels = np.concatenate([data.labels[data.train], data.labels[data.validation]])
-    classes, strength = len(start.probe.bias), start.probe.strength
+    classes, c = len(start.probe.bias), start.probe.c
     folds = Folds(groups=data.take_groups(np.concatenate([data.train, data.validation])))
     weighing = {"widths": start.widths, "rare_weight": start.rare_weight}
-    said = cross_validate(start.features, labels, classes=classes, strengths=[strength], folds=folds, **weighing)
-    classifier.load_probe(fit_probe(start.features, labels, classes=classes, strength=strength, **weighing))
+    said = cross_validate(start.features, labels, classes=classes, cs=[c], folds=folds, **weighing)
+    classifier.load_probe(fit_probe(start.features, labels, classes=classes, c=c, **weighing))
     return fit_temperature(said.logits, labels)

@@ -35,7 +35,7 @@ from regraft.models.compute.forecast import (
 )
 from regraft.models.selection.candidates import describe_preprocess
 from regraft.models.selection.result import SelectConfig
-from regraft.models.selection.successive_halving import SEATS, list_rounds
+from regraft.models.selection.successive_halving import MOST_CANDIDATES, list_rounds
 from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, load_input
 from regraft.tasks.graph.graph import list_stages
 from regraft.tasks.planning.pending import count_test_images, list_pending
@@ -83,7 +83,7 @@ def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
     if told.total_s <= budget_s:
         return _tell(told)
     longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
-    advice = "; --set select.race_rounds=0 leaves the race out" if basis.races else ""
+    advice = "; --set select.halving_rounds=0 leaves fine-tuning out of it" if basis.halves else ""
     return _tell(
         told.note(
             f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
@@ -136,9 +136,9 @@ class _Basis:
         return forecast_run(self._job(), self._speed, self._nominal(), todo=todo, notes=tuple(self.notes))
 
     @property
-    def races(self) -> bool:
+    def halves(self) -> bool:
         """Say whether candidates will be fine-tuned against each other."""
-        return self._job().race_s > 0
+        return self._job().halving_s > 0
 
     def after(self, params: Params, changed: Collection[str]) -> Forecast:
         """Return the forecast under ``params``, of which ``changed`` are new: what they decide is to do again."""
@@ -276,7 +276,7 @@ class _Basis:
             budget_s=min(tuning.budget_s, tuning.image_s * train),
             stop_s=tuning.stop_s or float("inf"),
             max_epochs=tuning.max_epochs,
-            race_s=_race_s(select, len(self._work), min(select.max_images, train)),
+            halving_s=_halving_s(select, len(self._work), min(select.max_images, train)),
             certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
@@ -290,13 +290,13 @@ def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
     return tuple(count_work(network, group_by_depth(network), size_px))
 
 
-def _race_s(select: SelectConfig, candidates: int, images: int) -> float:
-    """Return the nominal seconds of the race if it goes all the way."""
-    rounds = list_rounds(min(candidates, SEATS), select.count_rounds(images))
-    return select.race_budget_s * sum(times * racing for times, racing in rounds)
+def _halving_s(select: SelectConfig, candidates: int, images: int) -> float:
+    """Return the nominal seconds of successive halving if it goes all the way."""
+    rounds = list_rounds(min(candidates, MOST_CANDIDATES), select.count_rounds(images))
+    return select.halving_budget_s * sum(times * left for times, left in rounds)
 
 
 def _certify_s(params: Params) -> float:
     """Return the nominal seconds of the certificate's trainings at most: with and without the weights, every draw."""
     certify = params.certify
-    return certify.draws * sum(certify.sizes) * certify.arm_s * (1 + certify.scratch_factor)
+    return certify.draws * sum(certify.sizes) * certify.trial_s * (1 + certify.scratch_factor)

@@ -110,7 +110,7 @@ def _list_candidates(selection: dict[str, Any]) -> list[dict[str, Any]]:
             "loss": row["loss"],
             "chance": row["chance"],
             "prior": row["prior"],
-            "raced": row["raced"],
+            "last_round": row["last_round"],
             "note": f"{row['gflops']:.3g} billion operations"
             + (f", {row['latency_ms']:.3g} ms here" if row["latency_ms"] is not None else ""),
         }

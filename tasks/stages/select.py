@@ -1,4 +1,4 @@
-"""Stage ``select``: every candidate backbone is probed and raced on the train part; the verdict names one."""
+"""Stage ``select``: every backbone is probed on the train part, the best are fine-tuned; one is named."""
 
 import logging
 

@@ -25,7 +25,7 @@ QUICK = {
     "certify.max_images": 24,
     "certify.max_test": 18,
     "certify.sizes": [1.0],
-    "certify.arm_s": 0.1,
+    "certify.trial_s": 0.1,
     "certify.max_epochs": 1,
     "certify.size_px": 32,
     "watch.window": 120,

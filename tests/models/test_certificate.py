@@ -30,8 +30,8 @@ def answer(share: float, spread: float = 0.0, draws: int = 3, seed: int = 0) -> 
 
 def judge(transfer: np.ndarray, scratch: np.ndarray, neighbours: np.ndarray):
     outcomes = {
-        (arm, 40): [Outcome(row, "probe") for row in right]
-        for arm, right in (("transfer", transfer), ("scratch", scratch), ("neighbours", neighbours))
+        (condition, 40): [Outcome(row, "probe") for row in right]
+        for condition, right in (("transfer", transfer), ("scratch", scratch), ("neighbours", neighbours))
     }
     return write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
 
@@ -157,7 +157,7 @@ def certified(make_backbone, stripes, tmp_path_factory):
     backbone = make_backbone(tmp_path_factory.mktemp("backbone"))
     pixels, labels = stripes(20, noise=60.0)
     images = LabelledImages(pixels, labels, np.where(np.arange(60) % 5 == 4, "test", "train"), ["a", "b", "c"])
-    config = CertifyConfig(draws=2, max_images=24, arm_s=0.08, max_epochs=1, threads=1)
+    config = CertifyConfig(draws=2, max_images=24, trial_s=0.08, max_epochs=1, threads=1)
 
     def run(**changes):
         reports = []
@@ -176,10 +176,10 @@ def test_a_real_certificate_repeats_to_the_byte_and_explains_itself(certified, t
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert read_certificate(tmp_path / "a").model_dump(mode="json") == first.model_dump(mode="json")
     assert reports == [(done, 12) for done in range(1, 13)]
-    assert {(arm.arm, arm.n) for arm in first.arms} == {
-        (arm, n) for arm in ("transfer", "scratch", "neighbours") for n in (6, 12, 24)
+    assert {(condition.condition, condition.n) for condition in first.conditions} == {
+        (condition, n) for condition in ("transfer", "scratch", "neighbours") for n in (6, 12, 24)
     }
-    budgets = {arm.arm: arm.budget_s for arm in first.arms if arm.n == 24}
+    budgets = {condition.condition: condition.budget_s for condition in first.conditions if condition.n == 24}
     assert budgets["scratch"] == pytest.approx(3 * budgets["transfer"])
     assert [row.split(",")[0] for row in format_curve(first).splitlines()] == ["n", "6", "12", "24"]
     assert first.decision != "helps"  # random weights

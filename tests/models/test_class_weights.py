@@ -30,7 +30,7 @@ def test_a_weighed_probe_finds_more_of_the_rare_class():
     features = (rng.normal(size=(390, 6)) + labels[:, None] * 0.7).astype(np.float32)
 
     def find(rare_weight: float) -> int:
-        probe = fit_probe(features, labels, classes=2, strength=0.1, rare_weight=rare_weight)
+        probe = fit_probe(features, labels, classes=2, c=0.1, rare_weight=rare_weight)
         return int(np.sum(probe.score(features).argmax(axis=1)[labels == 1]))
 
     assert find(0.0) < find(0.5) <= find(1.0)

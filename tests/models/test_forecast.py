@@ -24,7 +24,7 @@ JOB = Job(
     budget_s=100.0,
     stop_s=float("inf"),
     max_epochs=30,
-    race_s=20.0,
+    halving_s=20.0,
     certify_s=50.0,
 )
 
@@ -44,7 +44,7 @@ def total(job: Job = JOB, speed: Speed = NOMINAL) -> float:
         ({"sample": 480}, {"decode", "select"}),
         ({"candidates": (SMALL, SMALL, LARGE, LARGE, LARGE)}, {"select", "evaluate", "export"}),
         ({"budget_s": 110.0}, {"finetune"}),
-        ({"race_s": 40.0}, {"select"}),
+        ({"halving_s": 40.0}, {"select"}),
         ({"certify_s": 100.0}, {"certify"}),
     ],
 )

@@ -194,8 +194,8 @@ def test_a_certificate_of_few_coils_is_slower_to_swear_and_says_how_many_there_w
     labels = groups % 4
     better = (groups % 3 > 0) | (rng.random((3, 120)) < 0.2)
     outcomes = {
-        (arm, 40): [Outcome(row, "probe") for row in right]
-        for arm, right in (
+        (condition, 40): [Outcome(row, "probe") for row in right]
+        for condition, right in (
             ("transfer", better),
             ("scratch", rng.random((3, 120)) < 0.5),
             ("neighbours", rng.random((3, 120)) < 0.2),

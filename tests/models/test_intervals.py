@@ -8,10 +8,10 @@ from benchmarks.interval_coverage import SCORES, Cell, bound_scores, make_popula
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
 from regraft.models.statistics.intervals import (
     bootstrap_scores,
-    doubtful_interval,
     draw_weights,
     effective_interval,
     percentile_interval,
+    pseudo_count_interval,
     spread_variance,
     wilson_interval,
 )
@@ -141,13 +141,13 @@ def test_the_variance_of_a_mean_is_that_of_the_bootstrap_which_keeps_strata():
     assert spread_variance(np.array([0.5, -0.5]), np.array([0, 1])) == 0.5  # no spread within: the distance stands
 
 
-def test_doubt_is_half_an_image_and_fades_with_many_errors():
-    low, high = doubtful_interval(1.0, 0.0, 60)
+def test_the_pseudo_count_is_half_an_image_and_fades_with_many_errors():
+    low, high = pseudo_count_interval(1.0, 0.0, 60)
     assert (low, high) == pytest.approx([float(bound) for bound in wilson_interval(60, 60)])
-    many = doubtful_interval(0.7, 0.7 * 0.3 / 100_000, 100_000)
+    many = pseudo_count_interval(0.7, 0.7 * 0.3 / 100_000, 100_000)
     assert many == pytest.approx([float(bound) for bound in wilson_interval(70_000, 100_000)], abs=1e-6)
     plain = wilson_interval(0.99 * 1e4, 1e4)
-    assert doubtful_interval(0.99, 0.99 * 0.01 / 1e4, 60)[0] < float(plain[0])
+    assert pseudo_count_interval(0.99, 0.99 * 0.01 / 1e4, 60)[0] < float(plain[0])
 
 
 def draw_areas(repeats: int):
@@ -160,12 +160,12 @@ def draw_areas(repeats: int):
         yield curve.score, spread_variance(curve.influence, positive.astype(int))
 
 
-def test_intervals_of_areas_near_1_cover_and_without_the_doubt_would_not():
+def test_intervals_of_areas_near_1_cover_and_without_the_pseudo_count_would_not():
     drawn = list(draw_areas(600))
     truth = 29 / 30 * 0.997661 + 1 / 30 * 0.5  # of the normal distribution: Phi(4 / sqrt(2)), and chance
-    doubtful = [doubtful_interval(area, variance, 100) for area, variance in drawn]
+    counted = [pseudo_count_interval(area, variance, 100) for area, variance in drawn]
     plain = [wilson_interval(area * (size := area * (1 - area) / variance), size) for area, variance in drawn]
-    covered, uncovered = (np.mean([low <= truth <= high for low, high in bounds]) for bounds in (doubtful, plain))
+    covered, uncovered = (np.mean([low <= truth <= high for low, high in bounds]) for bounds in (counted, plain))
     assert covered >= 0.93
     assert uncovered < 0.92
 

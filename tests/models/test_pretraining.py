@@ -177,7 +177,7 @@ def probe_accuracy(backbone: torch.nn.Module, folder: Path, pixels: np.ndarray, 
     adapt_batchnorm(backbone, pixels, normalization)
     features = extract_features(backbone, pixels, normalization)
     known = np.arange(len(labels)) % 26 < 16
-    probe = fit_probe(features[known], labels[known], classes=8, strength=0.01)
+    probe = fit_probe(features[known], labels[known], classes=8, c=0.01)
     return float((probe.score(features[~known]).argmax(1) == labels[~known]).mean())
 
 

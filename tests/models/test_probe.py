@@ -37,7 +37,7 @@ def test_fit_equals_scikit_learn(n, dims, classes):
 
 def test_probe_separates_what_can_be_separated():
     x, y = draw(90, 12, 3, gap=4)
-    probe = fit_probe(x[:60], y[:60], classes=3, strength=0.1)
+    probe = fit_probe(x[:60], y[:60], classes=3, c=0.1)
     assert (probe.score(x[60:]).argmax(axis=1) == y[60:]).mean() == 1
 
 
@@ -52,24 +52,24 @@ def test_directions_keep_every_distance(n, dims):
 
 def test_out_of_fold_logits_are_those_of_probes_fitted_without_the_image():
     x, y = draw(30, 6, 3)
-    found = cross_validate(x, y, classes=3, strengths=(0.01, 0.1))
+    found = cross_validate(x, y, classes=3, cs=(0.01, 0.1))
     mean, std = measure_spread(x)
     standard = (x - mean) / std
     for train, held in make_folds(y, 5, 0):
-        weight, bias = fit_logistic(standard[train], y[train], 3, found.strength)
+        weight, bias = fit_logistic(standard[train], y[train], 3, found.c)
         logits = standard[held] @ weight.T + bias
         theirs = found.logits[held]
         np.testing.assert_allclose(
             theirs - theirs.mean(1, keepdims=True), logits - logits.mean(1, keepdims=True), atol=0.02
         )
-    assert found.losses[found.strength] == min(found.losses.values())
-    assert found.losses[found.strength] == pytest.approx(sum_log_loss(found.logits.astype(float), y) / 30, rel=1e-5)
+    assert found.losses[found.c] == min(found.losses.values())
+    assert found.losses[found.c] == pytest.approx(sum_log_loss(found.logits.astype(float), y) / 30, rel=1e-5)
 
 
 def test_several_repeats_say_the_mean_of_what_each_says():
     x, y = draw(20, 6, 2, gap=0.3)
-    single = [cross_validate(x, y, classes=2, strengths=(0.1,), folds=Folds(seed=seed)) for seed in (3, 4, 5)]
-    found = cross_validate(x, y, classes=2, strengths=(0.1,), folds=Folds(repeats=3, seed=3))
+    single = [cross_validate(x, y, classes=2, cs=(0.1,), folds=Folds(seed=seed)) for seed in (3, 4, 5)]
+    found = cross_validate(x, y, classes=2, cs=(0.1,), folds=Folds(repeats=3, seed=3))
     assert len({each.losses[0.1] for each in single}) > 1
     assert found.losses[0.1] == pytest.approx(np.mean([each.losses[0.1] for each in single]))
     np.testing.assert_allclose(np.exp(found.logits), np.mean([softmax(s.logits, axis=1) for s in single], 0), atol=1e-6)
@@ -77,8 +77,8 @@ def test_several_repeats_say_the_mean_of_what_each_says():
 
 def test_every_step_of_a_path_ends_where_a_fresh_fit_does():
     x, y = draw(60, 8, 3)
-    for strength, (weight, bias) in zip((0.001, 0.1), fit_path(x, y, 3, (0.001, 0.1)), strict=True):
-        fresh, start = fit_logistic(x, y, 3, strength)
+    for c, (weight, bias) in zip((0.001, 0.1), fit_path(x, y, 3, (0.001, 0.1)), strict=True):
+        fresh, start = fit_logistic(x, y, 3, c)
         np.testing.assert_allclose(x @ weight.T + bias, x @ fresh.T + start, atol=0.02)
 
 
@@ -94,12 +94,12 @@ def test_noise_asks_for_the_strongest_penalty():
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(80, 30)).astype(np.float32), np.arange(80) % 2
     found = cross_validate(x, y, classes=2)
-    assert found.strength == min(found.losses) == 0.0003
+    assert found.c == min(found.losses) == 0.0003
 
 
 def test_fits_are_equal_bit_for_bit():
     x, y = draw(60, 80, 3)
-    one, two = (fit_probe(x, y, classes=3, strength=0.1) for _ in range(2))
+    one, two = (fit_probe(x, y, classes=3, c=0.1) for _ in range(2))
     assert one.weight.tobytes() == two.weight.tobytes()
     assert one.bias.tobytes() == two.bias.tobytes()
 
@@ -114,7 +114,7 @@ def test_a_dead_channel_is_not_blown_up():
 def test_a_class_without_images_is_named():
     x, y = draw(20, 4, 2)
     with pytest.raises(ValueError, match=r"classes \[2\] of 3"):
-        fit_probe(x, y, classes=3, strength=0.1)
+        fit_probe(x, y, classes=3, c=0.1)
 
 
 def test_log_loss_equals_scikit_learn():

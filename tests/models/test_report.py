@@ -293,23 +293,38 @@ def test_candidates_are_plotted_by_accuracy_and_cost_with_the_chosen_one_marked(
 
 def test_the_choice_says_what_others_would_have_taken(tmp_path):
     choice = {
-        "reason": "net.a wins the race",
+        "reason": "net.a wins successive halving",
         "aspects": "all square",
         "fits": [{"fit": "squash", "loss": 0.1, "accuracy": 0.9, "n": 20}],
         "rivals": [
-            {"chooser": "static prior", "chosen": "net.b", "regret": 0.031, "low": -0.01, "high": 0.07, "basis": "race"}
+            {
+                "chooser": "static prior",
+                "chosen": "net.b",
+                "regret": 0.031,
+                "low": -0.01,
+                "high": 0.07,
+                "basis": "halving",
+            }
         ],
         "refused": {"net.c": "its licence is ruled out"},
         "n": 120,
     }
     candidate = {"name": "net.a", "accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95, "chosen": True}
-    candidate |= {"ms": 2.0, "rank": 1.5, "parc": 0.4, "loss": 0.25, "chance": 0.7, "prior": None, "raced": 0.92}
+    candidate |= {"ms": 2.0, "rank": 1.5, "parc": 0.4, "loss": 0.25, "chance": 0.7, "prior": None, "last_round": 0.92}
     rows = [candidate] * 2
     page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
-    said = ("net.a wins the race", "static prior", "+3.1", "-1.0 to +7.0", "net.c did not compete", "0.250", "92.0")
+    said = (
+        "net.a wins successive halving",
+        "static prior",
+        "+3.1",
+        "-1.0 to +7.0",
+        "net.c did not compete",
+        "0.250",
+        "92.0",
+    )
     for words in said:
         assert words in page, words
-    assert ">race</th>" in page
-    rows = [row | {"raced": None} for row in rows]
+    assert ">fine-tuned</th>" in page
+    rows = [row | {"last_round": None} for row in rows]
     page = render_report(tmp_path, dataclasses.replace(make_content(), selection=rows, choice=choice)).read_text()
-    assert ">race</th>" not in page
+    assert ">fine-tuned</th>" not in page

@@ -11,7 +11,7 @@ from regraft.models.selection.decide import decide
 from regraft.models.selection.rating import count_repeats
 from regraft.models.selection.result import Candidate, SelectConfig, load_selection, save_selection
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
-from regraft.models.selection.successive_halving import Lap, choose_starters, leads
+from regraft.models.selection.successive_halving import Trial, choose_candidates, leads
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.tasks.settings.refusals import is_refusal
 
@@ -22,9 +22,9 @@ def row(name, score, gflops, error=0.01, rank=1.0, loss=0.5, parc=0.0):
     return Candidate(
         name=name, score=score, low=score - 0.02, high=score + 0.02, standard_error=error, rank=rank, chance=0.5,
         loss=loss, merit=score, knn=score, ridge=score, log_evidence=0.0, h_score=0.0, parc=parc, prior=None,
-        record=None, raced=None, gflops=gflops, nominal_ms=1.0, latency_ms=None, parameters=10, licence="MIT",
+        record=None, last_round=None, gflops=gflops, nominal_ms=1.0, latency_ms=None, parameters=10, licence="MIT",
         sha256="0", source="hub",
-        strength=1.0, adapt_images=0, preprocess=SPEC,
+        c=1.0, adapt_images=0, preprocess=SPEC,
     )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_who_prefers_speed_gets_the_least_work_within_one_standard_error_of_the_
     assert decide(rows[::-1], [], {}, FAST) == decide(rows, [], {}, FAST)
 
 
-def test_without_a_race_the_best_evidence_of_the_best_mean_ranks_is_taken():
+def test_without_fine_tuning_the_best_evidence_of_the_best_mean_ranks_is_taken():
     rows = [
         row("a", 0.9, 9.0, rank=1.0, loss=0.40, parc=0.50),
         row("b", 0.8, 0.1, rank=2.0, loss=0.30, parc=0.55),
@@ -53,20 +53,20 @@ def test_without_a_race_the_best_evidence_of_the_best_mean_ranks_is_taken():
     assert "only candidate" in decide(rows[:1], [], {}, SelectConfig())[1]
 
 
-def lap(name, number, chance=0.5):
-    return Lap(name, number, 6.0, 0.9, 0.9, chance)
+def trial(name, number, chance=0.5):
+    return Trial(name, number, 6.0, 0.9, 0.9, chance)
 
 
 def test_the_last_round_decides_together_with_the_rank():
     rows = [row("a", 0.9, 1.0, rank=1.0), row("b", 0.9, 1.0, rank=2.0), row("c", 0.9, 1.0, rank=3.0)]
-    laps = [lap("a", 1), lap("b", 1), lap("c", 1), lap("b", 2), lap("c", 2)]
+    trials = [trial("a", 1), trial("b", 1), trial("c", 1), trial("b", 2), trial("c", 2)]
     merits = {"a": np.array([1.0]), "b": np.array([0.8]), "c": np.array([0.7])}
-    assert decide(rows, laps, merits, SelectConfig())[0] == "b"  # "a" did not reach the last round
-    even = merits | {"c": np.array([0.9])}  # the race says c, the rank b: the race breaks the tie
-    assert decide(rows, laps, even, SelectConfig())[0] == "c"
+    assert decide(rows, trials, merits, SelectConfig())[0] == "b"  # "a" did not reach the last round
+    even = merits | {"c": np.array([0.9])}  # fine-tuning says c, the rank b: fine-tuning breaks the tie
+    assert decide(rows, trials, even, SelectConfig())[0] == "c"
 
 
-def test_fine_tuning_counts_in_the_race_only_where_it_leads_by_more_than_chance():
+def test_fine_tuning_counts_in_a_trial_only_where_it_leads_by_more_than_chance():
     labels = np.arange(40) % 2
     probe = np.where(np.eye(2)[labels] > 0, 1.0, 0.0)
     noise = np.random.default_rng(0).normal(0, 2, (40, 2))
@@ -77,8 +77,8 @@ def test_fine_tuning_counts_in_the_race_only_where_it_leads_by_more_than_chance(
 
 def test_the_favourite_always_starts_and_three_at_least():
     chances = {"a": 0.9, "b": 0.06, "c": 0.03, "d": 0.01, "e": 0.0}
-    assert choose_starters(chances, "e", 4, 0.05) == ["a", "b", "c", "e"]
-    assert choose_starters(chances, None, 2, 0.05) == ["a", "b"]
+    assert choose_candidates(chances, "e", 4, 0.05) == ["a", "b", "c", "e"]
+    assert choose_candidates(chances, None, 2, 0.05) == ["a", "b"]
 
 
 def test_the_fewer_the_images_the_oftener_they_are_dealt():
@@ -154,8 +154,8 @@ def workspace(make_backbone, stripes, tmp_path):
         asked: list[np.ndarray] = []
         config = SelectConfig(
             **({"candidates": ["test_vit.tiny", "test_resnet.tiny"], "mirror": str(tmp_path / "mirror"),
-                "race_images": 0} | settings),
-            max_images=30, race_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
+                "halving_images": 0} | settings),
+            max_images=30, halving_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
         )  # fmt: skip
         images = ImagesOnDemand(
             lambda spec, rows: asked.append(rows) or pixels[rows], labels, parts, np.full((60, 2), 32)
@@ -183,17 +183,17 @@ def test_only_training_images_are_looked_at_and_the_result_is_repeatable(workspa
     assert (copy.folder / "model.safetensors").read_bytes() == (backbone.folder / "model.safetensors").read_bytes()
 
 
-def test_rounds_are_planned_only_where_a_race_is_wanted_and_can_tell():
+def test_rounds_are_planned_only_where_halving_is_wanted_and_can_tell():
     assert SelectConfig().count_rounds(150) == 2
     assert SelectConfig().count_rounds(149) == 0
-    assert SelectConfig(prefer="speed").count_rounds(300) == SelectConfig(race_budget_s=0).count_rounds(300) == 0
+    assert SelectConfig(prefer="speed").count_rounds(300) == SelectConfig(halving_budget_s=0).count_rounds(300) == 0
 
 
-def test_few_images_are_no_ground_for_a_race(workspace):
-    raced, _, _ = workspace(race_images=30, settled=1.0)
-    assert {lap["round"] for lap in raced.laps} == {1}  # of two candidates one is left
-    few, _, _ = workspace(race_images=31, settled=1.0)
-    assert (few.laps, few.rivals[0].basis) == ([], "probe")
+def test_few_images_are_no_ground_for_halving(workspace):
+    last_round, _, _ = workspace(halving_images=30, settled=1.0)
+    assert {trial["round"] for trial in last_round.trials} == {1}  # of two candidates one is left
+    few, _, _ = workspace(halving_images=31, settled=1.0)
+    assert (few.trials, few.rivals[0].basis) == ([], "probe")
     assert "PARC" in few.reason
 
 
@@ -224,7 +224,7 @@ def branching():
 
 def test_a_choice_that_cannot_be_served_falls_to_the_next(workspace, make_backbone, branching, tmp_path):
     make_backbone(tmp_path / "mirror", f"{branching}.tiny", seed=3)
-    selection, _, _ = workspace(candidates=[f"{branching}.tiny", "test_vit.tiny"], race_rounds=0)
+    selection, _, _ = workspace(candidates=[f"{branching}.tiny", "test_vit.tiny"], halving_rounds=0)
     assert (selection.chosen, list(selection.refused)) == ("test_vit.tiny", [f"{branching}.tiny"])
     assert [row.name for row in selection.ranking] == ["test_vit.tiny"]
     with pytest.raises(ValueError, match=rf"{branching}\.tiny: no graph of it can be exported"):
