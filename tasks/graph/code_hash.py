@@ -18,12 +18,13 @@ FLOORS = ("tasks", "models", "data", "serving")
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 """Holds the floors: the repository, or ``regraft`` where it is installed."""
 CODE = {".py", ".pyc"}
+SETTINGS = "earlier_keys editing inheritance knobs params refusals retention_config terms watched"
 # What drives the stages decides nothing about their outputs.
 DRIVERS = {
     "regraft",
     "regraft.tasks.planning.offer",
     *(f"regraft.tasks.graph.{name}" for name in ("code_hash", "graph", "prefect_step", "progress")),
-    *(f"regraft.tasks.settings.{name}" for name in ("knobs", "params", "refusals", "retention_config", "terms")),
+    *(f"regraft.tasks.settings.{name}" for name in SETTINGS.split()),
     *(f"regraft.tasks.workspace.{name}" for name in ("dvc_repo", "locks", "pins", "run_log", "workspace")),
 }
 

@@ -18,7 +18,9 @@ import yaml
 from regraft.tasks.graph.code_hash import refresh_code
 from regraft.tasks.graph.prefect_step import inside_flow_run
 from regraft.tasks.graph.progress import announce
+from regraft.tasks.settings.inheritance import complete
 from regraft.tasks.settings.terms import keep_terms
+from regraft.tasks.settings.watched import watch_inherited
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.locks import hold_stage_lock
 from regraft.tasks.workspace.workspace import Workspace
@@ -50,6 +52,12 @@ def list_stages(home: Workspace) -> list[str]:
     return list(yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"])
 
 
+def refresh_watched(home: Workspace) -> None:
+    """Bring what DVC watches beside the inputs up to date: the hash of each stage's code, and the keys it inherits."""
+    refresh_code(home.code, list_stages(home))
+    watch_inherited(home)
+
+
 def stage(function: Callable[[Workspace], None]) -> Callable[[Workspace], StageRun]:
     """Make ``function`` a stage of the graph: called, it runs only if DVC says that something changed.
 
@@ -77,6 +85,7 @@ def run_stage_alone(home: Workspace, name: str) -> None:
     if name not in list_stages(home):
         raise GraphError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(list_stages(home))}")
     with hold_stage_lock(home), announce(name):
+        watch_inherited(home)  # DVC has read the graph already; what is added counts from its next run on
         keep_terms(home)  # of a run that was cut short: DVC has read them as they stand, so they count
         getattr(importlib.import_module(f"regraft.tasks.stages.{name}"), name).run(home)
 
@@ -87,7 +96,7 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     Raises:
         GraphError: If an input of the stage does not exist, or its parameters were edited while it ran.
     """
-    refresh_code(home.code, list_stages(home))
+    refresh_watched(home)
     started = time.perf_counter()
     with open_repository(home.root) as repo:
         _require_inputs(home, repo, name)
@@ -131,7 +140,7 @@ def _restore(repo: Any, name: str) -> bool:
 
 
 def _read_section(home: Workspace, name: str) -> Any:
-    return (yaml.safe_load(home.params.read_text()) or {}).get(name)
+    return complete(yaml.safe_load(home.params.read_text()) or {}).get(name)
 
 
 def _require_unedited(home: Workspace, name: str, read: Any) -> None:

@@ -5,8 +5,7 @@ stages run that were called done before it.
 """
 
 from regraft.data.split.split import read_split
-from regraft.tasks.graph.code_hash import refresh_code
-from regraft.tasks.graph.graph import list_stages
+from regraft.tasks.graph.graph import list_stages, refresh_watched
 from regraft.tasks.planning.offer import survey
 from regraft.tasks.planning.run_history import refresh_known_runs
 from regraft.tasks.workspace.dvc_repo import open_repository
@@ -16,7 +15,7 @@ from regraft.tasks.workspace.workspace import Workspace
 def list_pending(home: Workspace) -> list[str]:
     """Return the stages from the first one on that DVC calls changed, in order; the sources must be taken in."""
     stages = list_stages(home)
-    refresh_code(home.code, stages)
+    refresh_watched(home)
     survey(home)
     return stages[next((place for place, name in enumerate(stages) if _is_changed(home, name)), len(stages)) :]
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from regraft.data.dataset.manifest import read_manifest
 from regraft.models.classifier.checkpoint import read_checkpoint_info
-from regraft.models.selection.result import Candidate, Selection, load_selection
+from regraft.models.selection.result import Candidate, SelectConfig, Selection, load_selection
 from regraft.models.selection.run_history import Descriptors, Recipe, RunRecord, append_record, read_records
 from regraft.serving.files.durable import write_bytes
 from regraft.tasks.graph.part_arrays import Part, read_part, read_sizes
 from regraft.tasks.graph.prefect_step import step
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 
@@ -56,6 +56,8 @@ def extend_run_history(home: Workspace) -> int:
 
 
 def _add_winner(home: Workspace, fixed: dict, selection: Selection) -> bool:
+    from regraft.tasks.settings.params import load_params  # all sections: too much for the stage that needs the rest
+
     info = read_checkpoint_info(home.checkpoint)
     found, row = info.validation[info.kept], selection.winner
     shown = info.steps * load_params(home.params).finetune.batch_size if info.kept == "finetuned" else 0
@@ -70,7 +72,7 @@ def _add(home: Workspace, fixed: dict, row: Candidate, recipe: Recipe, score: fl
 
 def find_record(home: Workspace) -> Path:
     """Return the track record of this workspace: its own, or one shared with others that params.yaml names."""
-    shared = load_params(home.params).select.track_record
+    shared = read_section(home.params, "select", SelectConfig).track_record
     return home.track_record if shared is None else (home.root / Path(shared).expanduser())
 
 

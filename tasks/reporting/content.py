@@ -16,13 +16,13 @@ from regraft.models.backbones.licences import read_stated
 from regraft.models.certificate.verdict import CERTIFICATE_FILE
 from regraft.models.classifier.checkpoint import CheckpointInfo
 from regraft.models.classifier.predictions import Answers
-from regraft.models.export.onnx import Parity
+from regraft.models.export.onnx import ExportConfig, Parity
 from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes
 from regraft.models.report.report import ReportContent
 from regraft.serving.decoding.preprocess import PreprocessSpec, open_input
 from regraft.tasks.graph.part_arrays import Part
 from regraft.tasks.reporting.notes import list_notes
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.judgements import count_judged
 from regraft.tasks.workspace.workspace import Workspace
 
@@ -40,7 +40,7 @@ def gather_content(
     certificate = _read_json(home.certificate / CERTIFICATE_FILE)
     summary, validation = _read_json(home.dataset / "summary.json"), _read_json(home.validation / "validation.json")
     return ReportContent(
-        name=load_params(home.params).export.name,
+        name=read_section(home.params, "export", ExportConfig).name,
         metrics=_read_json(home.evaluation / "metrics.json"),
         backbone=info.backbone.model_dump(),
         verdict="exported, before the gate",

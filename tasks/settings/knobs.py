@@ -1,12 +1,10 @@
 """What can be said of ``params.yaml`` and of ``--set`` without importing what the knobs configure (torch among it).
 
 ``tasks/settings/params.py`` checks everything; here is what a person waits for at the prompt: a mistyped key, one
-section.
+section. Keys of earlier versions are in ``earlier_keys.py``.
 """
 
 import difflib
-import functools
-import logging
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -14,21 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from regraft.tasks.settings.earlier_keys import RENAMED, RETIRED, update_keys
+from regraft.tasks.settings.inheritance import COMMON, complete, find_source
+
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
     Section = TypeVar("Section", bound=BaseModel)
-
-
-logger = logging.getLogger(__name__)
-
-RETIRED = {
-    "gate.guarded": "the old line is always guarded",
-    "gate.resamples": "the interval and its test are computed, not drawn",
-    "gate.seed": "the interval and its test are computed, not drawn",
-    "serve.max_pixels": "ingest.max_pixels is the limit everywhere, also at the endpoint",
-}
-"""Keys that older files may still hold, and what became of them; they are passed over with a word."""
 
 
 class ParamsError(ValueError):
@@ -64,7 +54,7 @@ def require_known(keys: Iterable[str]) -> None:
     written = yaml.safe_load(
         resources.files("regraft.tasks.workspace").joinpath("blueprint", "params.yaml").read_text()
     )
-    known = set(_list_keys(written))
+    known = {*_list_keys(written), *_list_keys(complete(written)), *RENAMED}
     problems = []
     for key in keys:
         if key in RETIRED:
@@ -84,44 +74,53 @@ def _list_keys(written: dict[str, Any], above: str = "") -> Iterable[str]:
             yield f"{above}{name}"
 
 
-def read_section(path: Path, name: str, kind: "type[Section]") -> "Section":
-    """Return section ``name`` of the file at ``path``, checked; other sections are not looked at.
+def read_content(text: str, path: Path) -> dict[str, Any]:
+    """Return what the text of the file at ``path`` says, by the names that its keys have now.
 
     Raises:
-        ParamsError: Naming every unknown key and every value out of its range in that section.
+        ParamsError: If it is not YAML, or not made of sections.
+    """
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path} holds no sections but {content!r:.60}; regraft init DIR writes a complete file")
+    return update_keys(content, path)
+
+
+def read_section(path: Path, name: str, kind: "type[Section]") -> "Section":
+    """Return section ``name`` of the file at ``path``, completed from ``common`` and checked.
+
+    Other sections are not looked at, so a stage imports and refuses only what is its own.
+
+    Raises:
+        ParamsError: Naming every unknown key and every value out of its range in that section or in ``common``.
     """
     from pydantic import ValidationError
 
+    content = read_content(path.read_text(), path)
+    completed = complete(content)
+    unknown = [key for key in completed if key.partition(".")[0] == COMMON]
+    if unknown:
+        raise ParamsError(f"{path}: {', '.join(unknown)}: no section inherits this")
     try:
-        written = pass_over_retired(yaml.safe_load(path.read_text()) or {}, path)
-        return kind.model_validate(written.get(name) or {})
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
+        return kind.model_validate(completed.get(name) or {})
     except ValidationError as error:
-        raise ParamsError(f"{path}: {explain_problems(error, name)}") from error
+        raise ParamsError(f"{path}: {explain_problems(error, content, name)}") from error
 
 
-def pass_over_retired(content: Any, path: Path) -> Any:
-    """Return what a file says without the keys that are no longer read; each is named once."""
-    for key, instead in RETIRED.items():
-        section, _, name = key.partition(".")
-        group = content.get(section) if isinstance(content, dict) else None
-        if isinstance(group, dict) and name in group:
-            content = {**content, section: {n: value for n, value in group.items() if n != name}}
-            _say_once(f"{path}: {key} = {group[name]} is no longer read; {instead}. Remove the line")
-    return content
+def explain_problems(error: "ValidationError", content: Any, section: str | None = None) -> str:
+    """Return every problem as ``section.key: what is wrong with it (what it is)``, each once and where it is written.
 
-
-@functools.cache
-def _say_once(text: str) -> None:
-    logger.warning("%s", text)
-
-
-def explain_problems(error: "ValidationError", section: str | None = None) -> str:
-    """Return every problem as ``section.key: what is wrong with it (what it is)``."""
+    Args:
+        error: What checking found.
+        content: What the file says, before it was completed from ``common``.
+        section: The section that was checked; all of them when None.
+    """
     above = () if section is None else (section,)
     problems = [
-        f"{'.'.join(str(part) for part in (*above, *one['loc']))}: {one['msg']} (it is {one['input']!r})"
+        f"{'.'.join(map(str, find_source(content, [*above, *one['loc']])))}: {one['msg']} (it is {one['input']!r})"
         for one in error.errors()
     ]
-    return "; ".join(problems)
+    return "; ".join(dict.fromkeys(problems))

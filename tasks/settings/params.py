@@ -1,16 +1,14 @@
 """``params.yaml`` as one typed object: the only place where a knob's value is read, checked or changed.
 
-Each section is declared beside the function that it configures; here they only come together.
+Each section is declared beside the function that it configures; here they only come together. What they inherit is in
+``inheritance.py``. All of this is imported with torch: who needs one section takes ``knobs.read_section``.
 """
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML, YAMLError
 
 from regraft.data.dataset.ingest import IngestConfig
 from regraft.data.drift.alarm import RetrainConfig
@@ -25,7 +23,10 @@ from regraft.models.selection.result import SelectConfig
 from regraft.models.training.config import FinetuneConfig
 from regraft.serving.endpoint.settings import ServeConfig
 from regraft.serving.files.durable import write_bytes
-from regraft.tasks.settings.knobs import RETIRED, ParamsError, explain_problems, pass_over_retired
+from regraft.tasks.settings.earlier_keys import RETIRED, update_key
+from regraft.tasks.settings.editing import edit_text
+from regraft.tasks.settings.inheritance import COMMON, complete, list_hiding
+from regraft.tasks.settings.knobs import ParamsError, explain_problems, read_content
 from regraft.tasks.settings.retention_config import RetentionConfig
 
 
@@ -68,12 +69,7 @@ def load_params(path: Path) -> Params:
     Raises:
         ParamsError: Naming every unknown key and every value out of its range.
     """
-    try:
-        return _read(path.read_text(), path)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
-    except ValidationError as error:
-        raise ParamsError(f"{path}: {explain_problems(error)}") from error
+    return _check(path.read_text(), path, str(path))
 
 
 def set_params(path: Path, assignments: Mapping[str, Any]) -> None:
@@ -94,48 +90,33 @@ def preview_params(path: Path, assignments: Mapping[str, Any]) -> Params:
     """
     if not assignments:
         return load_params(path)
-    return _read(write_params(path, assignments), path)
+    return _check(write_params(path, assignments), path, str(path))
 
 
 def write_params(path: Path, assignments: Mapping[str, Any]) -> str:
     """Return the text of the file with ``assignments`` set, its comments kept.
 
     Raises:
-        ParamsError: As ``set_params``.
+        ParamsError: As ``set_params``, and if a key of ``common`` is set that every section overrides.
     """
-    editor = YAML()
-    editor.width = 4096  # lines that nobody changed stay as they are
-    try:
-        document = editor.load(path.read_text()) or {}
-    except YAMLError as error:
-        raise ParamsError(f"{path} is not YAML: {error}") from error
-    for key, value in assignments.items():
+    assignments = {update_key(key): value for key, value in assignments.items()}
+    for key in assignments:
         if key in RETIRED:
             raise ParamsError(f"{key} is no parameter any more: {RETIRED[key]}")
-        _assign(document, key.split("."), value)
-    text = _dump(editor, document)
-    try:
-        _read(text, path)
-    except ValidationError as error:
-        raise ParamsError(f"{path} with {', '.join(assignments)} set anew: {explain_problems(error)}") from error
+    text, document = edit_text(path.read_text(), assignments, path)
+    _check(text, path, f"{path} with {', '.join(assignments)} set anew")
+    for key in assignments:
+        if key.startswith(f"{COMMON}.") and (hiding := list_hiding(document, key)):
+            raise ParamsError(
+                f"{key} would change nothing: {path} says {', '.join(hiding)} of their own. Remove those lines to let "
+                "the sections inherit, or set them instead"
+            )
     return text
 
 
-def _read(text: str, path: Path) -> Params:
-    return Params.model_validate(pass_over_retired(yaml.safe_load(text) or {}, path))
-
-
-def _assign(document: Any, path: list[str], value: Any) -> None:
-    *groups, name = path
-    for group in groups:
-        if not isinstance(document.get(group), dict):
-            document[group] = {}
-        document = document[group]
-    if name not in document or document[name] != value:  # an equal one would cost the comment behind it for nothing
-        document[name] = value
-
-
-def _dump(editor: YAML, document: Any) -> str:
-    buffer = io.StringIO()
-    editor.dump(document, buffer)
-    return buffer.getvalue()
+def _check(text: str, path: Path, said: str) -> Params:
+    content = read_content(text, path)
+    try:
+        return Params.model_validate(complete(content))
+    except ValidationError as error:
+        raise ParamsError(f"{said}: {explain_problems(error, content)}") from error

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from regraft.serving.files.durable import replace_folder, write_bytes, write_json
-from regraft.tasks.settings.params import preview_params, write_params
 from regraft.tasks.settings.refusals import is_refusal
+from regraft.tasks.settings.watched import watch_inherited
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.workspace import Workspace
 
@@ -84,6 +84,8 @@ def hold_terms(home: Workspace, asked: Terms) -> Iterator[Terms]:
     Raises:
         ParamsError: If the settings are wrong; nothing is then changed.
     """
+    from regraft.tasks.settings.params import preview_params  # torch comes with it: a stage run alone goes without
+
     held = _settle_earlier(home, asked)
     preview_params(home.params, held.settings)
     _begin(home, held)
@@ -105,6 +107,8 @@ def amend_terms(home: Workspace, settings: Mapping[str, Any]) -> None:
     """
     if not settings:
         return
+    from regraft.tasks.settings.params import write_params  # as above
+
     text, folder = write_params(home.params, settings), _folder(home)
     if folder.exists():
         note = _read_note(folder)
@@ -134,6 +138,7 @@ def put_back(home: Workspace) -> None:
             logger.warning("%s was edited since the run began; it stays as it is", home.params)
         else:
             _restore(folder / name, home.root / name)
+    watch_inherited(home)
     if ran:
         _bring_outputs(home)
     keep_terms(home)

@@ -1,7 +1,7 @@
 """Stage ``certify``: did the pretrained weights help, against the same network without them and against none."""
 
+from regraft.models.certificate.certify import CertifyConfig, choose_side
 from regraft.models.certificate.certify import certify as write_certificate
-from regraft.models.certificate.certify import choose_side
 from regraft.models.certificate.verdict import save_certificate
 from regraft.models.selection.result import load_selection
 from regraft.models.statistics.draws import choose_rows
@@ -9,14 +9,14 @@ from regraft.models.training.data import LabelledImages
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 
 @stage
 def certify(home: Workspace) -> None:
     """Repeat the learning on a few draws of labels, with and without the chosen weights, and write the verdict."""
-    config = load_params(home.params).certify
+    config = read_section(home.params, "certify", CertifyConfig)
     chosen, backbone = load_selection(home.selection)
     every = read_part(home, "train", "validation", "test")
     parts = every.rows["part"].to_numpy()

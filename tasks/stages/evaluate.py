@@ -2,11 +2,11 @@
 
 from regraft.models.classifier.checkpoint import load_checkpoint
 from regraft.models.classifier.predictions import Answers, answer_pixels, write_answers
-from regraft.models.evaluation.evaluate import evaluate_predictions, write_evaluation
+from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions, write_evaluation
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import Part, read_part, read_paths, read_pixels
 from regraft.tasks.graph.progress import show_progress
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 
@@ -16,18 +16,18 @@ def evaluate(home: Workspace) -> None:
 
     The answers on both held-out parts are kept: export needs them, and the network is slow.
     """
-    params = load_params(home.params)
+    config = read_section(home.params, "evaluate", EvaluateConfig)
     classifier, info = load_checkpoint(home.checkpoint)
 
     def answer(part: Part) -> Answers:
         pixels = read_pixels(home, part.sha256s, info.preprocess)
         with show_progress("answering held-out images") as progress:
-            return answer_pixels(classifier, pixels, threads=params.evaluate.threads, progress=progress)
+            return answer_pixels(classifier, pixels, threads=config.threads, progress=progress)
 
     test, held_out = read_part(home, "test"), read_part(home, "validation")
     said, targets = answer(test), test.targets
     metrics = evaluate_predictions(
-        said.probabilities, targets, info.labels, params.evaluate, logits=said.logits, groups=test.groups
+        said.probabilities, targets, info.labels, config, logits=said.logits, groups=test.groups
     )
     write_evaluation(
         home.evaluation,

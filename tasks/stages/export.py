@@ -13,7 +13,7 @@ from regraft.data.drift.reference import build_reference
 from regraft.models.classifier.checkpoint import CheckpointInfo, load_checkpoint
 from regraft.models.classifier.predictions import Answers, read_answers
 from regraft.models.export.model_card import CARD_FILE, Origins, render_card
-from regraft.models.export.onnx import CheckImages, export_onnx
+from regraft.models.export.onnx import CheckImages, ExportConfig, export_onnx
 from regraft.models.report.report import ReportContent, render_report
 from regraft.serving.bundle.format import ANSWERS_FILE, REFERENCE_FILE, BundleDraft, seal_bundle
 from regraft.serving.decoding.quality import QUALITY_NAMES
@@ -22,7 +22,7 @@ from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import Part, read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.reporting.content import gather_content
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 
@@ -33,7 +33,7 @@ def export(home: Workspace) -> None:
     Raises:
         ParityError: If ONNX and torch disagree on a held-out image; the former bundle then stays.
     """
-    params = load_params(home.params)
+    config = read_section(home.params, "export", ExportConfig)
     classifier, info = load_checkpoint(home.checkpoint)
     test, answers = read_part(home, "test"), read_answers(home.evaluation / "test.npz")
     folder = home.bundle.with_name(".bundle.tmp")
@@ -47,11 +47,11 @@ def export(home: Workspace) -> None:
             info.labels,
             folder,
             CheckImages(pixels, answers.probabilities),
-            params.export,
+            config,
             progress=progress,
         )
-    write_golden(home, folder, test, answers, params.export.golden_images)
-    write_reference(home, folder, test, answers, params.export.reference_dims)
+    write_golden(home, folder, test, answers, config.golden_images)
+    write_reference(home, folder, test, answers, config.reference_dims)
     content = gather_content(home, info, test, answers, parity)
     render_report(folder, content)
     card = render_card(

@@ -1,13 +1,14 @@
 """Stage ``finetune``: a linear head on kept features, fine-tuning from it; the better of the two is kept."""
 
 from regraft.models.selection.result import load_selection
+from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.data import LabelledImages
 from regraft.models.training.finetune import FinetunePaths
 from regraft.models.training.finetune import finetune as train_classifier
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 
@@ -23,7 +24,7 @@ def finetune(home: Workspace) -> None:
             backbone,
             LabelledImages(pixels, known.targets, parts, known.labels, known.groups),
             spec,
-            load_params(home.params).finetune,
+            read_section(home.params, "finetune", FinetuneConfig),
             FinetunePaths(into=home.checkpoint, state=home.training, features=home.features),
             adapt_images=chosen.winner.adapt_images,
             progress=progress,

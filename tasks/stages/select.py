@@ -7,7 +7,7 @@ import numpy as np
 from regraft.data.dataset.brightness import read_value_range
 from regraft.models.backbones.hub import list_backbones
 from regraft.models.backbones.licences import read_stated
-from regraft.models.selection.result import save_selection
+from regraft.models.selection.result import SelectConfig, save_selection
 from regraft.models.selection.run_history import rate_by_record, read_records
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.serving.decoding.preprocess import PreprocessSpec
@@ -15,7 +15,7 @@ from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels, read_sizes
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.planning.run_history import describe_dataset, hash_dataset
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 @stage
 def select(home: Workspace) -> None:
     """Compare the candidates and keep the chosen weights beside the verdict."""
-    config = load_params(home.params).select
+    config = read_section(home.params, "select", SelectConfig)
     known = read_part(home, "train", "validation")
     hashes = known.sha256s
     few = len(hashes) <= 2 * config.max_images

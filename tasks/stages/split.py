@@ -5,10 +5,10 @@ import logging
 
 from regraft.data.dataset.manifest import read_manifest
 from regraft.data.dataset.twins import read_twins
-from regraft.data.split.split import split_dataset, write_split
+from regraft.data.split.split import SplitConfig, split_dataset, write_split
 from regraft.data.validation.classes import check_taught
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def split(home: Workspace) -> None:
     """
     with home.frozen.open(newline="") as file:
         frozen = {row["sha256"]: row["part"] for row in csv.DictReader(file)}
-    config, twins = load_params(home.params).split, read_twins(home.validation)
+    config, twins = read_section(home.params, "split", SplitConfig), read_twins(home.validation)
     parts = split_dataset(read_manifest(home.dataset), frozen, config, twins)
     unjudged = check_taught(str(home.dataset), zip(parts["label"], parts["part"], strict=True))
     if unjudged:

@@ -13,11 +13,11 @@ from regraft.data.dataset.manifest import read_manifest
 from regraft.data.dataset.shards import read_images
 from regraft.data.dataset.twins import describe_twins, find_twins, write_twins
 from regraft.data.validation.classes import check_lost, explain_quarantine, list_lost
-from regraft.data.validation.expectations import DataValidationError, format_failures, validate_dataset
+from regraft.data.validation.expectations import DataValidationError, ValidateConfig, format_failures, validate_dataset
 from regraft.serving.decoding.preprocess import decode_image
 from regraft.serving.files.durable import write_json
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.settings.params import load_params
+from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def validate(home: Workspace) -> None:
     summary = json.loads((home.dataset / "summary.json").read_text())
     lost = check_classes(home, summary, quarantine)
     manifest = read_manifest(home.dataset)
-    verdict = validate_dataset(manifest, quarantine, load_params(home.params).validation)
+    verdict = validate_dataset(manifest, quarantine, read_section(home.params, "validate", ValidateConfig))
     notes = [*summary.get("notes", ()), *keep_twins(home, manifest)]
     verdict = replace(verdict, lost=lost, notes=tuple(notes))
     for line in verdict.remarks:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from regraft.tasks.settings.inheritance import INHERITED, complete
 from regraft.tasks.settings.params import Params, load_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,16 +26,25 @@ def test_stage_is_task_file_is_function_is_section() -> None:
         assert name in sections
 
 
-def test_every_stage_is_described_and_watches_its_section_and_its_code() -> None:
+def test_every_stage_is_described_and_watches_its_section_what_it_inherits_and_its_code() -> None:
     for name, stage in GRAPH["stages"].items():
         assert len(stage["desc"]) > 20
-        assert stage["params"] == [name, {"code.yaml": [name]}]
+        assert stage["params"] == [name, *(f"common.{key}" for key in INHERITED.get(name, ())), {"code.yaml": [name]}]
+
+
+def test_every_stage_inherits_what_the_common_section_holds_and_its_own_knows() -> None:
+    common = yaml.safe_load((ROOT / "params.yaml").read_text())["common"]
+    for name, section in Params():
+        alias = Params.model_fields[name].alias or name
+        shared = set(common) & set(type(section).model_fields) if alias in GRAPH["stages"] else set()
+        assert set(INHERITED.get(alias, ())) == shared, alias
+    assert set(common) == {key for keys in INHERITED.values() for key in keys}
 
 
 def test_the_committed_parameters_are_the_defaults_and_complete() -> None:
     params = load_params(ROOT / "params.yaml")
     assert params == Params()
-    written = yaml.safe_load((ROOT / "params.yaml").read_text())
+    written = complete(yaml.safe_load((ROOT / "params.yaml").read_text()))
     for name, section in params:
         alias = Params.model_fields[name].alias or name
         assert set(written[alias]) == set(type(section).model_fields), alias

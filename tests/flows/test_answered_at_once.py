@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from regraft.data.sources.sources import scan_source, write_intake
 from regraft.tasks.workspace.workspace import Workspace, init_workspace
 
 HEAVY = {
@@ -51,7 +53,7 @@ def taken() -> Iterator[str]:
         yield str(other.getsockname()[1])
 
 
-@pytest.mark.parametrize("arguments", [["-h"], ["train", "-h"], ["models", "-h"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "-h"], ["stage", "--help"], ["models", "-h"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code, heavy, _ = ask(*arguments)
     assert (code, heavy) == (0, [])
@@ -111,6 +113,46 @@ def test_a_folder_in_use_is_no_place_for_the_demo(tmp_path: Path) -> None:
     code, heavy, said = ask("demo", "--workspace", str(tmp_path))
     assert (code, heavy, (tmp_path / "mine.txt").exists()) == (2, [], True)
     assert "not an earlier demo" in said
+
+
+def count_heavy(code: str) -> list[str]:
+    """Return the heavy packages that ``code`` imports in a process of its own."""
+    code += f"\nimport sys\nprint(*sorted(sys.modules.keys() & set({sorted(HEAVY)!r})))"
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    assert count_heavy("import regraft\ndir(regraft)") == []
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "needs"),
+    [
+        ("serve", "regraft.serving.endpoint.settings.ServeConfig", []),
+        ("split", "regraft.data.split.split.SplitConfig", ["pandas"]),
+        ("validate", "regraft.data.validation.expectations.ValidateConfig", ["pandas"]),
+        ("evaluate", "regraft.models.evaluation.evaluate.EvaluateConfig", ["scipy"]),
+    ],
+)
+def test_one_section_is_read_without_what_the_others_configure(
+    section: str, kind: str, needs: list[str], home: Workspace
+) -> None:
+    module, _, name = kind.rpartition(".")
+    code = (
+        f"import pathlib\nfrom {module} import {name}\nfrom regraft.tasks.settings.knobs import read_section\n"
+        f"read_section(pathlib.Path({str(home.params)!r}), {section!r}, {name})"
+    )
+    assert count_heavy(code) == needs
+
+
+def test_a_stage_without_a_network_runs_without_torch_and_dvc(tmp_path: Path) -> None:
+    home, images = init_workspace(tmp_path / "w"), tmp_path / "images"
+    for label in ("red", "blue"):
+        (images / label).mkdir(parents=True)
+        Image.new("RGB", (32, 32), label).save(images / label / "a.png")
+    write_intake(home.intake, [scan_source(images, "origin")])
+    code, heavy, said = ask("stage", "ingest", "--workspace", str(home.root))
+    assert (code, heavy) == (0, ["pandas", "scipy"]), said
 
 
 def test_a_prediction_needs_no_torch() -> None:
