@@ -1,12 +1,19 @@
-"""The model card: a page of Markdown that travels with the bundle and says what the model is for and where it ends."""
+"""The model card: a page of Markdown that travels with the bundle and says what the model is for and where it ends.
+
+Its head is the metadata that model hubs read; its text is in ``card.md``.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from regraft.models.evaluation.judging import RULE, say_held_out, say_judged
 
 CARD_FILE = "CARD.md"
+TEMPLATE = Path(__file__).with_name("card.md")
 SCORES = (
     ("accuracy", "Accuracy"),
     ("balanced_accuracy", "Balanced accuracy"),
@@ -57,28 +64,49 @@ def render_card(
         notes: What earlier stages noted and a user must know, a sentence each.
         judged: Versions that the test part had judged when the page was made; None where nobody counted.
     """
-    labels = [escape_markdown(label) for label in metrics["labels"]]
-    sections = [
-        f"# Model card: {escape_markdown(name)}",
-        f"Classifies one image into one of {len(labels)} classes: {', '.join(labels)}.",
-        "## Intended use",
-        "Images that resemble the training data in subject, camera and light. Every image is given one of the classes "
-        "above, also an image that shows none of them: the stated probability is then no guide. A person should look "
-        "at answers that decide over people, safety or money.",
-        *(["## To be known first", write_bullets([escape_markdown(note) for note in notes])] if notes else []),
-        *write_data(split),
-        "## Scores",
-        *write_scores(metrics, judged),
-        *write_certificate(certificate),
-        "## Limits",
-        write_bullets(list_limits(metrics)),
-        "## Made from",
-        write_bullets(list_origins(origins)),
-    ]
-    if origins.lineage:
-        rows = [[escape_markdown(key), f"`{digest}`"] for key, digest in sorted(origins.lineage.items())]
-        sections += ["## Lineage", write_table(["what", "SHA-256"], rows)]
-    return "\n\n".join(sections) + "\n"
+    split = split or {}
+    return (
+        ModelCard.from_template(
+            _describe(name, metrics["test"], origins.backbone),
+            str(TEMPLATE),
+            md=escape_markdown,
+            name=name,
+            metrics=metrics,
+            notes=[escape_markdown(note) for note in notes],
+            split=split,
+            parts=[part for part in ("train", "validation", "test") if part in split],
+            split_labels=sorted({label for images in split.values() for label in images}),
+            held_out=say_held_out(metrics["test"]),
+            judged=say_judged(judged),
+            rule=RULE,
+            scores=SCORES,
+            level=f"{100 * metrics['confidence']:g} % interval",
+            grouped="groups" in metrics["test"],
+            certificate=certificate,
+            certificate_lines=[escape_markdown(line) for line in list_findings(certificate or {})],
+            limits=list_limits(metrics),
+            made_from=list_origins(origins),
+            lineage=origins.lineage,
+        ).content.rstrip()
+        + "\n"
+    )
+
+
+def _describe(name: str, test: Mapping[str, Any], backbone: Mapping[str, Any]) -> ModelCardData:
+    """Return the metadata at the head of the page, as model hubs read it."""
+    metrics = {"accuracy": test.get("accuracy"), "f1": test.get("macro_f1")}
+    return ModelCardData(
+        license=str(backbone.get("licence") or "unknown").lower(),
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["regraft"],
+        model_name=name,
+        eval_results=[
+            EvalResult("image-classification", "imagefolder", name, metric, round(value, 6), dataset_split="test")
+            for metric, value in metrics.items()
+            if value is not None
+        ],
+    )
 
 
 def escape_markdown(text: Any) -> str:
@@ -89,69 +117,13 @@ def escape_markdown(text: Any) -> str:
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def write_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table; cells are escaped by the caller."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def write_bullets(lines: Sequence[str]) -> str:
-    """Return a Markdown list."""
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def write_range(row: Mapping[str, Any], score: str) -> list[str]:
-    """Return a score and its interval as two cells; dashes where it is undefined."""
-    if score not in row:
-        return ["–", "–"]
-    return [f"{row[score]:.4f}", f"{row[f'{score}_low']:.4f} – {row[f'{score}_high']:.4f}"]
-
-
-def write_data(split: Mapping[str, Mapping[str, int]] | None) -> list[str]:
-    """Return the section on the data, empty where the split is not given."""
-    if not split:
-        return []
-    parts = [part for part in ("train", "validation", "test") if part in split]
-    labels = sorted({label for part in parts for label in split[part]})
-    rows = [[escape_markdown(label), *(split[part].get(label, 0) for part in parts)] for label in labels]
-    rows.append(["all", *(sum(split[part].values()) for part in parts)])
-    return ["## Data", "Images per class and part.", write_table(["class", *parts], rows)]
-
-
-def write_scores(metrics: Mapping[str, Any], judged: int | None) -> list[str]:
-    """Return the scores on the test part: the whole, then each class."""
-    test, level = metrics["test"], f"{100 * metrics['confidence']:g} % interval"
-    grouped = "groups" in test
-    whole = [[title, *write_range(test, key)] for key, title in SCORES if key in test]
-    classes = [
-        [
-            escape_markdown(row["label"]),
-            row["n"],
-            *([row["groups"]] if grouped else []),
-            *write_range(row, "precision"),
-            *write_range(row, "recall"),
-        ]
-        for row in metrics["classes"]
-    ]
-    return [
-        f"On {say_held_out(test)}. {say_judged(judged)}",
-        f"Always naming the largest class would be right on {test['majority_share']:.4f} of the images. {RULE}",
-        write_table(["score", "value", level], whole),
-        write_table(
-            ["class", "images", *(["groups"] if grouped else []), "precision", level, "recall", level], classes
-        ),
-    ]
-
-
-def write_certificate(certificate: Mapping[str, Any] | None) -> list[str]:
-    """Return whether transfer helped, empty where nobody asked."""
+def list_findings(certificate: Mapping[str, Any]) -> list[str]:
+    """Return what the certificate found, a sentence each; none where nobody asked."""
     if not certificate:
         return []
-    lines = [certificate["reason"] + ".", *certificate.get("notes", [])]
     curves = (("crossing", "Scratch catches up"), ("next_labels", "Another hundred labels are worth"))
-    lines += [f"{title}: {certificate[key]['words']}." for key, title in curves if certificate.get(key)]
-    verdict = f"Verdict: **{escape_markdown(certificate['decision'])}**."
-    return ["## Did transfer help?", verdict, write_bullets([escape_markdown(line) for line in lines])]
+    worth = [f"{title}: {certificate[key]['words']}." for key, title in curves if certificate.get(key)]
+    return [certificate["reason"] + ".", *certificate.get("notes", []), *worth]
 
 
 def list_limits(metrics: Mapping[str, Any]) -> list[str]:

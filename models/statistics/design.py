@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from regraft.models.statistics.intervals import (
-    DOUBT,
+    PSEUDO_COUNT,
     centre_strata,
     hold_together,
     join_strata,
@@ -71,7 +71,7 @@ def measure_design(
     known = plain > NOTHING
     deciding = float(np.sum(squares) ** 2 / np.sum(squares**2)) if known and squares.any() else 0.0
     effect = max(1.0, grouped / plain) if known else alike
-    effect = (deciding * effect + DOUBT * alike) / (deciding + DOUBT)
+    effect = (deciding * effect + PSEUDO_COUNT * alike) / (deciding + PSEUDO_COUNT)
     parts = len(np.unique(join_strata(strata, held)))
     degrees = max(1.0, len(held) / alike - parts)
     penalty = (normal_quantile(confidence) / float(student.ppf((1 + confidence) / 2, degrees))) ** 2

@@ -11,7 +11,7 @@ from regraft.models.certificate.learning_curve import CurveFit, find_crossing, f
 from regraft.models.certificate.paired_difference import measure_difference
 from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_pixels
 from regraft.models.certificate.verdict import format_curve, read_certificate, save_certificate
-from regraft.models.export.model_card import write_certificate as write_card
+from regraft.models.export.model_card import list_findings
 from regraft.models.statistics.draws import choose_rows, list_sizes, mark_held, order_rows
 from regraft.models.training.data import LabelledImages
 
@@ -184,7 +184,7 @@ def test_a_real_certificate_repeats_to_the_byte_and_explains_itself(certified, t
     assert [row.split(",")[0] for row in format_curve(first).splitlines()] == ["n", "6", "12", "24"]
     assert first.decision != "helps"  # random weights
     assert json.dumps(first.model_dump(mode="json"), allow_nan=False)
-    card = "\n".join(write_card(first.model_dump(mode="json")))
+    card = "\n".join(list_findings(first.model_dump(mode="json")))
     assert first.decision in card and "nominal seconds" in card
 
 

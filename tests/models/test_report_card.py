@@ -1,6 +1,7 @@
 """The model card carries the figures and lets no label break its page."""
 
 import numpy as np
+from huggingface_hub import ModelCard
 
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
 from regraft.models.export.model_card import Origins, escape_markdown, render_card
@@ -25,6 +26,8 @@ def test_the_card_says_figures_licence_and_limits():
     assert "Weakest class: bee, recall 0.9000" in card
     assert "Fewer than 30 test images, so the figures are uncertain: bee (10)" in card
     assert "`ab12`" in card
+    data = ModelCard(card).data  # what a model hub reads of it
+    assert (data.license, data.pipeline_tag, data.eval_results[0].metric_value) == ("mit", "image-classification", 0.96)
 
 
 def test_the_card_counts_groups_and_says_how_often_the_test_part_has_judged():
