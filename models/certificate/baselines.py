@@ -25,6 +25,7 @@ from regraft.models.features.extract import extract_features
 from regraft.models.features.linear_probe import Folds, cross_validate, fit_probe, sum_log_loss
 from regraft.models.statistics.draws import choose_rows, mark_held
 from regraft.models.statistics.intervals import hold_together
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import PixelFeed, score_images, seed_of
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData
@@ -81,16 +82,16 @@ def draw_material(images: LabelledImages, max_images: int, max_test: int, seed: 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One condition on one draw: whether it was right on each test image, and how it came about.
+    """One condition on one draw: the merit of its answer to each test image, and how it came about.
 
     Attributes:
-        right: bool ``(I,)``.
+        merits: ``(I,)``, 0-1; right or wrong is 1 or 0.
         kind: The trial that was taken.
         steps: Of the training trial, whether it was taken or not.
         frozen_groups: Depth groups that it left as they were.
     """
 
-    right: np.ndarray
+    merits: np.ndarray
     kind: Kind
     steps: int = 0
     frozen_groups: int = 0
@@ -188,7 +189,7 @@ def run_network(condition: NetworkCondition, material: Material, rows: np.ndarra
         answers, kind = probe.score(condition.take(material.test)), "probe"
     else:
         answers, kind = score_images(classifier, data, material.test, recipe.batch_size), "trained"
-    return Outcome(answers.argmax(axis=1) == material.answers, kind, steps, frozen)
+    return Outcome(rate_hits(answers, material.answers), kind, steps, frozen)
 
 
 def train_condition(classifier: Classifier, data: TrainingData, recipe: FinetuneConfig) -> tuple[int, int]:
@@ -215,7 +216,7 @@ def train_condition(classifier: Classifier, data: TrainingData, recipe: Finetune
 def _is_better(trained: np.ndarray, probed: np.ndarray, labels: np.ndarray) -> bool:
     """Say whether training answers the held-out images better: more of them rightly, or as many with less loss."""
     (hits, loss), (probe_hits, probe_loss) = (
-        (int(np.sum(logits.argmax(axis=1) == labels)), sum_log_loss(logits.astype(np.float64), labels))
+        (int(np.sum(rate_hits(logits, labels))), sum_log_loss(logits.astype(np.float64), labels))
         for logits in (trained, probed)
     )
     return (hits, -loss) > (probe_hits, -probe_loss)

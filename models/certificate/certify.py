@@ -33,6 +33,7 @@ from regraft.models.certificate.verdict import CONDITIONS, Certificate, Conditio
 from regraft.models.compute.device import DeviceName, deterministic_kernels, is_convolutional, limit_threads
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
+from regraft.models.statistics.merits import weigh_total
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.data import LabelledImages
 from regraft.models.training.optimizer import LoopConfig
@@ -201,10 +202,10 @@ def write_certificate(
 ) -> Certificate:
     """Return the certificate that the outcomes of all conditions amount to; ``groups`` are those of the test images."""
     n = facts["n"]
-    right = {key: np.stack([outcome.right for outcome in found]) for key, found in outcomes.items()}
-    measure = partial(measure_difference, labels=answers, confidence=config.confidence, groups=groups)
-    gain = measure(right["transfer", n], right["scratch", n])
-    floor = measure(right["transfer", n], right["neighbours", n])
+    merits = {key: np.stack([outcome.merits for outcome in found]) for key, found in outcomes.items()}
+    measure = partial(measure_difference, strata=answers, confidence=config.confidence, groups=groups)
+    gain = measure(merits["transfer", n], merits["scratch", n])
+    floor = measure(merits["transfer", n], merits["neighbours", n])
     decided = decide_transfer(gain, floor, config.smallest_gain)
     conditions = [
         describe_condition(name, size, found, answers, config, n, groups) for (name, size), found in outcomes.items()
@@ -230,16 +231,15 @@ def describe_condition(
     groups: np.ndarray | None,
 ) -> Condition:
     """Return the figures of one condition at one size."""
-    right = np.stack([outcome.right for outcome in found])
-    level = measure_difference(right, np.zeros_like(right), answers, config.confidence, groups=groups)
-    each = [np.mean([row[answers == label].mean() for label in np.unique(answers)]) for row in right]
+    merits = np.stack([outcome.merits for outcome in found])
+    level = measure_difference(merits, np.zeros_like(merits), answers, config.confidence, groups=groups)
     return Condition(
         condition=condition,
         n=size,
         accuracy=level.value,
         low=max(0.0, level.low),
         high=level.high,
-        by_draw=[float(value) for value in each],
+        by_draw=[weigh_total(row, answers) for row in merits],
         taken=[outcome.kind for outcome in found],
         budget_s=0.0 if condition == "neighbours" else write_recipe(condition, size, n, 0, config).budget_s,
         steps=[outcome.steps for outcome in found],

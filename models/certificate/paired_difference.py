@@ -15,13 +15,14 @@ from scipy.stats import t as student
 
 from regraft.models.statistics.design import count_groups, measure_design
 from regraft.models.statistics.intervals import hold_together, normal_quantile, spread_variance
+from regraft.models.statistics.merits import weigh_strata
 
 POWER = 0.8
 """Chance of settling a difference with the stated number of images and draws."""
 
 
 class Difference(BaseModel, frozen=True, extra="forbid"):
-    """First minus second in balanced accuracy, -1 to 1.
+    """First minus second in mean merit, every stratum alike, -1 to 1.
 
     Attributes:
         value: Mean over the draws.
@@ -61,23 +62,23 @@ def say_images(images: int, groups: int | None) -> str:
 def measure_difference(
     first: np.ndarray,
     second: np.ndarray,
-    labels: np.ndarray,
+    strata: np.ndarray,
     confidence: float = 0.95,
     *,
     groups: np.ndarray | None = None,
 ) -> Difference:
-    """Return the mean difference in balanced accuracy and its interval.
+    """Return the mean difference in merit, every stratum alike, and its interval.
 
     With d the difference at image i and draw j, the variance of its mean is that over images (their means over the
-    draws) plus that over draws (their means over the images) less that of single answers, which both contain. Classes
+    draws) plus that over draws (their means over the images) less that of single answers, which both contain. Strata
     keep their sizes. One image on which both differ is added as a pseudo-count: agreement on all of few images proves
     little.
     Where images come in groups, other test images are other groups, and the pseudo-count is of a part of a group.
 
     Args:
-        first: Whether each image was answered rightly, bool ``(J, I)``, J at least 2.
-        second: The same of the other way, or zeros: then the value is the first one's balanced accuracy.
-        labels: True classes ``(I,)``, integers.
+        first: Merit of each answer, 0-1, ``(J, I)``, J at least 2; right or wrong is 1 or 0.
+        second: The same of the other way, or zeros: then the value is the first one's mean merit.
+        strata: What each image was drawn from ``(I,)``: its true class.
         confidence: Two-sided coverage, 0-1.
         groups: Group of each image ``(I,)``, integers; None, or groups of one image each: images are drawn.
 
@@ -88,12 +89,12 @@ def measure_difference(
     of groups one less than there are in each stratum (Korn and Graubard 1998).
     """
     d = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    if d.ndim != 2 or len(d) < 2 or d.shape[1] == 0 or d.shape[1] != len(labels):
-        raise ValueError(f"a difference needs two draws and their answers to {len(labels)} images; it got {d.shape}.")
-    if groups is not None and np.shape(groups) != (len(labels),):
-        raise ValueError(f"{len(labels)} test images need as many groups; it got {np.shape(groups)}.")
+    if d.ndim != 2 or len(d) < 2 or d.shape[1] == 0 or d.shape[1] != len(strata):
+        raise ValueError(f"a difference needs two draws and their answers to {len(strata)} images; it got {d.shape}.")
+    if groups is not None and np.shape(groups) != (len(strata),):
+        raise ValueError(f"{len(strata)} test images need as many groups; it got {np.shape(groups)}.")
     held, (draws, images) = hold_together(groups), d.shape
-    value, spread = _measure_spread(d, labels, held, confidence)
+    value, spread = _measure_spread(d, strata, held, confidence)
     half = float(student.ppf((1 + confidence) / 2, spread.degrees)) * math.sqrt(spread.variance)
     return Difference(
         value=value,
@@ -127,22 +128,20 @@ class Spread:
 
 
 def _measure_spread(
-    d: np.ndarray, labels: np.ndarray, held: np.ndarray | None, confidence: float
+    d: np.ndarray, strata: np.ndarray, held: np.ndarray | None, confidence: float
 ) -> tuple[float, Spread]:
-    """Return the mean over the classes of differences ``(J, I)``, and its spread; ``held`` are groups of images."""
+    """Return the mean over the strata of differences ``(J, I)``, and its spread; ``held`` are groups of images."""
     draws, images = d.shape
-    strata = np.unique(labels, return_inverse=True)[1]
-    sizes = np.bincount(strata)
-    weights = 1 / (len(sizes) * sizes)[strata]  # (I,): every class weighs the same
+    weights, codes = weigh_strata(strata)
     by_draw = d @ weights
     by_image = d.mean(axis=0)
-    of_images = spread_variance(weights * by_image, strata, held)
+    of_images = spread_variance(weights * by_image, codes, held)
     of_draws = float(np.var(by_draw, ddof=1)) / draws
-    of_both = _measure_rest(d, strata, weights, held) / draws
-    design = measure_design(weights * by_image, strata, held, confidence)
+    of_both = _measure_rest(d, codes, weights, held) / draws
+    design = measure_design(weights * by_image, codes, held, confidence)
     pseudo_count = 1 / (images / design.effect) ** 2
     variance = max(of_images, of_draws, of_images + of_draws - of_both) + pseudo_count
-    spreads = of_images**2 / max(1, min(images - len(sizes), design.degrees)) + of_draws**2 / (draws - 1)
+    spreads = of_images**2 / max(1, min(images - int(codes.max() + 1), design.degrees)) + of_draws**2 / (draws - 1)
     degrees = max(draws - 1.0, min(1e6, variance**2 / max(spreads, 1e-30)))
     of_rest = max(0.0, variance - of_images - pseudo_count)
     return float(by_draw.mean()), Spread(variance, of_images + pseudo_count, of_rest, degrees)

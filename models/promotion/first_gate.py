@@ -13,7 +13,8 @@ from scipy.stats import norm
 
 from regraft.models.promotion.gate import Decision, GateConfig, GateVerdict
 from regraft.models.statistics.intervals import normal_quantile, number_groups, spread_variance, wilson_interval
-from regraft.models.statistics.paired import POWER, PSEUDO_COUNT, weigh_classes
+from regraft.models.statistics.merits import weigh_strata
+from regraft.models.statistics.paired import POWER, PSEUDO_COUNT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,19 @@ class Share:
 
 
 def judge_first(
-    correct: np.ndarray,
-    labels: np.ndarray,
+    merits: np.ndarray,
+    strata: np.ndarray,
     groups: Sequence[str | None] | None = None,
     config: GateConfig | None = None,
 ) -> GateVerdict:
     """Decide whether a first model may become champion: it must be better than always naming one class.
 
-    Every class weighs alike, so that naming always the same one is right on 1/K of them, however large its class.
+    Every stratum weighs alike; the strata are the true classes, so that naming always the same one has a mean merit of
+    1/K, however large its class.
 
     Args:
-        correct: Whether the model was right on each test image, shape ``(N,)`` bool.
-        labels: True classes of the same images, shape ``(N,)``.
+        merits: Of the answer to each test image, ``(N,)``, 0-1; right or wrong is 1 or 0.
+        strata: True classes of the same images, ``(N,)``.
         groups: What each image shows a piece of, N of them; None where it is not known.
         config: Confidence and floor.
 
@@ -66,10 +68,10 @@ def judge_first(
         ValueError: If the arrays are empty or differ in length.
     """
     config = config or GateConfig()
-    correct, labels = np.asarray(correct, dtype=bool), np.asarray(labels)
-    if len(correct) == 0 or correct.shape != labels.shape:
-        raise ValueError(f"cannot judge {correct.shape} answers with {labels.shape} labels; both need N > 0 entries.")
-    share = measure_share(correct, labels, groups, config.confidence)
+    merits, strata = np.asarray(merits, dtype=np.float64), np.asarray(strata)
+    if len(merits) == 0 or merits.shape != strata.shape:
+        raise ValueError(f"cannot judge {merits.shape} answers with {strata.shape} labels; both need N > 0 entries.")
+    share = measure_share(merits, strata, groups, config.confidence)
     threshold = max(share.chance, config.floor)
     decision, reason, needed = _decide(share, threshold, config)
     return GateVerdict(
@@ -89,20 +91,20 @@ def judge_first(
 
 
 def measure_share(
-    correct: np.ndarray, labels: np.ndarray, groups: Sequence[str | None] | None, confidence: float
+    merits: np.ndarray, strata: np.ndarray, groups: Sequence[str | None] | None, confidence: float
 ) -> Share:
-    """Return the balanced accuracy of answers ``(N,)`` bool with the interval of other groups of images."""
-    n = len(correct)
-    weights, strata = weigh_classes(labels)
+    """Return the mean of merits ``(N,)``, every stratum alike, with the interval of other groups of images."""
+    n = len(merits)
+    weights, codes = weigh_strata(strata)
     numbers = number_groups(groups if groups is not None else [None] * n)
     parts = np.bincount(numbers, weights)
     pseudo_count = PSEUDO_COUNT / 2 / len(parts) * float(np.sum(parts**2))
-    variance = spread_variance(weights * correct, strata, numbers) + pseudo_count
-    value = min(1.0, float(weights @ correct))
+    variance = spread_variance(weights * merits, codes, numbers) + pseudo_count
+    value = min(1.0, float(weights @ merits))
     # As many independent images as have this variance; with no error seen, Kish's size of the weights.
     size = min(float(len(parts)), (value * (1 - value) + 1 / len(parts)) / variance)
     low, high = map(float, wilson_interval(value * size, size, confidence))
-    return Share(value, variance, size, low, high, n, len(parts), 1 / int(strata.max() + 1))
+    return Share(value, variance, size, low, high, n, len(parts), 1 / int(codes.max() + 1))
 
 
 def _decide(share: Share, threshold: float, config: GateConfig) -> tuple[Decision, str, int | None]:

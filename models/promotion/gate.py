@@ -100,13 +100,13 @@ class GateVerdict:
 class Sample:
     """Test images that both versions answered.
 
-    ``champion`` and ``challenger`` say whether each was right on it, bool ``(N,)``; ``labels`` are the true classes
-    ``(N,)``; ``groups`` what each shows a piece of, or None.
+    ``champion`` and ``challenger`` are the merits of their answers, ``(N,)``, 0-1 (right or wrong is 1 or 0);
+    ``strata`` are the true classes ``(N,)``; ``groups`` what each shows a piece of, or None.
     """
 
     champion: np.ndarray
     challenger: np.ndarray
-    labels: np.ndarray
+    strata: np.ndarray
     groups: Sequence[str | None] | None = None
 
     def __post_init__(self) -> None:
@@ -115,19 +115,19 @@ class Sample:
         Raises:
             ValueError: Naming every problem.
         """
-        shapes = {"champion": self.champion.shape, "challenger": self.challenger.shape, "labels": self.labels.shape}
+        shapes = {"champion": self.champion.shape, "challenger": self.challenger.shape, "strata": self.strata.shape}
         if len(set(shapes.values())) > 1 or self.champion.ndim != 1:
             raise ValueError(f"cannot compare versions: shapes {shapes}. Score both on the same test images.")
-        if self.groups is not None and len(self.groups) != len(self.labels):
-            raise ValueError(f"cannot compare versions: {len(self.groups)} groups for {len(self.labels)} images.")
+        if self.groups is not None and len(self.groups) != len(self.strata):
+            raise ValueError(f"cannot compare versions: {len(self.groups)} groups for {len(self.strata)} images.")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.strata)
 
     def take(self, rows: np.ndarray) -> "Sample":
         """Return the images that the mask or the indices ``rows`` name."""
         groups = None if self.groups is None else list(np.array(self.groups, dtype=object)[rows])
-        return Sample(self.champion[rows], self.challenger[rows], self.labels[rows], groups)
+        return Sample(self.champion[rows], self.challenger[rows], self.strata[rows], groups)
 
 
 def spend_error(confidence: float, look: int) -> float:
@@ -204,7 +204,7 @@ def judge_questions(questions: list[Question], look: int, config: GateConfig) ->
 def _ask(
     asked: Asked, sample: Sample, threshold: float, confidence: float, next_confidence: float, config: GateConfig
 ) -> Question:
-    d = compare_paired(sample.champion, sample.challenger, sample.labels, sample.groups, confidence)
+    d = compare_paired(sample.champion, sample.challenger, sample.strata, sample.groups, confidence)
     finding: Finding = "yes" if d.low > threshold else "no" if d.high < threshold else "cannot be told"
     gap = max(abs(d.value - threshold), config.smallest_gain)
     return Question(

@@ -17,6 +17,7 @@ from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.transferability import Scores, score_all
 from regraft.models.statistics.design import Design, count_groups, measure_design
 from regraft.models.statistics.intervals import wilson_interval
+from regraft.models.statistics.merits import rate_hits
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.serving.decoding.value_range import ValueRange
 
@@ -109,7 +110,7 @@ class Rating:
 
     def hits(self, labels: np.ndarray) -> np.ndarray:
         """Return whether the probe names each held-out image rightly, ``(N,)`` bool."""
-        return self.probe.logits.argmax(axis=1) == labels
+        return rate_hits(self.probe.logits, labels)
 
     def merit(self, labels: np.ndarray) -> np.ndarray:
         """Return what each image says for the candidate, ``(N,)`` in 0-1: mean of nearest neighbour, ridge, probe.

@@ -16,6 +16,7 @@ from regraft.models.backbones.hub import Backbone, list_backbones
 from regraft.models.compute.device import limit_threads
 from regraft.models.export.onnx import explain_no_export
 from regraft.models.features.cache import FeatureStore
+from regraft.models.prior.imagenet_accuracy import static_prior
 from regraft.models.selection.candidates import SquareFit, explain_nobody, list_fits, profile_aspects, sample_rows
 from regraft.models.selection.decide import (
     RESAMPLES,
@@ -27,7 +28,6 @@ from regraft.models.selection.decide import (
     rank_candidates,
 )
 from regraft.models.selection.eligibility import Entry, SelectionError, admit
-from regraft.models.selection.imagenet_prior import static_prior
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
 from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone
 from regraft.models.selection.result import Candidate, FitTrial, SelectConfig, Selection

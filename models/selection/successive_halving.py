@@ -20,6 +20,7 @@ from regraft.models.features.linear_probe import fit_probe, make_folds
 from regraft.models.selection.candidates import SquareFit
 from regraft.models.selection.ranking import bootstrap_best
 from regraft.models.selection.rating import Ground, Rating, likelihoods, weigh_lead
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
@@ -106,7 +107,7 @@ def run_rounds(
         merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
         chances = bootstrap_best({name: merits[name] for name in remaining}, groups=ground.groups)
         for name, (logits, tuned) in found.items():
-            accuracy = float(np.mean(logits.argmax(axis=1) == labels))
+            accuracy = float(np.mean(rate_hits(logits, labels)))
             trials.append(Trial(name, number, budget, accuracy, tuned, chances[name]))
         remaining.sort(key=lambda name: (-chances[name], name))
         if max(chances.values()) >= config.settled:
@@ -149,7 +150,7 @@ def run_trial(
         tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
     rating.frozen.release()
     better = tuned if splits and leads(tuned, rating.probe.logits, labels, rating.groups) else rating.probe.logits
-    return better, float(np.mean(tuned.argmax(axis=1) == labels))
+    return better, float(np.mean(rate_hits(tuned, labels)))
 
 
 def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:

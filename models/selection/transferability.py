@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from regraft.models.features.linear_probe import measure_spread
 from regraft.models.statistics.intervals import hold_together
+from regraft.models.statistics.merits import rate_hits
 
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 """Ridge penalties tried, as shares of the mean variance along a direction, strongest first."""
@@ -182,7 +183,7 @@ def ridge_hits(
         if best is None or error < best[0]:
             best = error, float(penalty), scores
     _, penalty, scores = best
-    return RidgeHits(scores.argmax(axis=1) == labels, scores, penalty)
+    return RidgeHits(rate_hits(scores, labels), scores, penalty)
 
 
 def log_maximum_evidence(parts: Decomposition, labels: np.ndarray) -> float:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regraft.models.statistics.merits import rate_hits
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -149,7 +151,7 @@ def bin_confidence(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> 
     """Sort images into ``bins`` by the probability of their predicted class; bin i is (i/bins, (i+1)/bins]."""
     confidence = probabilities.max(axis=1)
     member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return Bins(member, confidence, (probabilities.argmax(axis=1) == labels).astype(np.float64), bins)
+    return Bins(member, confidence, rate_hits(probabilities, labels).astype(np.float64), bins)
 
 
 def spread_gaps(binned: Bins) -> np.ndarray:

@@ -1,6 +1,7 @@
 """How much better one version answers the same test images than another: one test that gives interval and p-value.
 
-Every class weighs alike, as in the certificate. Where groups are known (a coil, a patient) they are what chance draws.
+Every stratum weighs alike, as in the certificate; of classifications the strata are the classes. Where groups are known
+(a coil, a patient) they are what chance draws.
 """
 
 import math
@@ -12,6 +13,7 @@ from scipy.special import ndtri
 from scipy.stats import t as student
 
 from regraft.models.statistics.intervals import number_groups, spread_variance
+from regraft.models.statistics.merits import weigh_strata
 
 POWER = 0.8
 """Chance of settling a difference of the stated size with the stated number of images."""
@@ -21,11 +23,11 @@ PSEUDO_COUNT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """Challenger minus champion in balanced accuracy, -1 to 1, over ``images`` test images of ``groups`` groups.
+    """Challenger minus champion in mean merit, -1 to 1, every stratum alike, over ``images`` of ``groups`` groups.
 
     ``low`` and ``high`` hold 0 exactly when ``p_value`` (two-sided, for no difference) is above 1 - ``confidence``:
     both are of one test. ``spread`` is the standard deviation that one image would bring, so that the standard error
-    at N images is about ``spread`` / sqrt(N). ``wins`` and ``losses`` count images that only one of them got right.
+    at N images is about ``spread`` / sqrt(N). ``wins`` and ``losses`` count images that one of them answered better.
     """
 
     value: float
@@ -42,17 +44,10 @@ class PairedDifference:
     confidence: float
 
 
-def weigh_classes(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each image's weight, by which every class that occurs weighs alike, and its class as 0 to K - 1."""
-    strata = np.unique(labels, return_inverse=True)[1]
-    sizes = np.bincount(strata)
-    return 1 / (len(sizes) * sizes)[strata], strata
-
-
 def compare_paired(
     champion: np.ndarray,
     challenger: np.ndarray,
-    labels: np.ndarray,
+    strata: np.ndarray,
     groups: Sequence[str | None] | None = None,
     confidence: float = 0.95,
 ) -> PairedDifference:
@@ -62,9 +57,9 @@ def compare_paired(
     as a pseudo-count, which makes the test about as strict as McNemar's exact one.
 
     Args:
-        champion: Whether the champion was right on each image, bool ``(N,)``.
-        challenger: The same of the challenger.
-        labels: True classes ``(N,)``, integers or names.
+        champion: Merit of the champion's answer to each image, ``(N,)``, 0-1; right or wrong is 1 or 0.
+        challenger: The same of the challenger's.
+        strata: What each image was drawn from, ``(N,)``, integers or names: its true class.
         groups: What each image shows a piece of, N of them; None where it is not known.
         confidence: Two-sided coverage, 0-1.
 
@@ -72,11 +67,11 @@ def compare_paired(
     pseudo-count after Bonett and Price, Biometrical J. 54 (2012).
     """
     d = challenger.astype(np.float64) - champion.astype(np.float64)
-    weights, strata = weigh_classes(labels)
+    weights, codes = weigh_strata(strata)
     numbers = number_groups(groups if groups is not None else [None] * len(d))
     parts = np.bincount(numbers, weights)
-    variance = spread_variance(weights * d, strata, numbers) + PSEUDO_COUNT / len(parts) * float(np.sum(parts**2))
-    lost = strata.max() + 1 if len(parts) == len(d) else 1
+    variance = spread_variance(weights * d, codes, numbers) + PSEUDO_COUNT / len(parts) * float(np.sum(parts**2))
+    lost = codes.max() + 1 if len(parts) == len(d) else 1
     degrees = max(1, len(parts) - int(lost))
     value, error = float(weights @ d), math.sqrt(variance)
     half = float(student.ppf((1 + confidence) / 2, degrees)) * error

@@ -27,6 +27,7 @@ from regraft.models.compute.device import Compute, choose_device, deterministic_
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData, gather_data
@@ -207,7 +208,7 @@ def keep_better(
     if run.best_epoch:
         classifier.load_state_dict(run.best)
         logits["finetuned"] = score_images(classifier, data, data.validation, plan.batch_size)
-    choice = choose_weights(logits, labels, plan, groups)
+    choice = choose_weights({kind: rate_hits(values, labels) for kind, values in logits.items()}, plan, groups)
     if choice.kept == "finetuned":
         temperature = fit_temperature(logits["finetuned"], labels)
     else:

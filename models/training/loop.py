@@ -25,6 +25,7 @@ from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.linear_probe import sum_log_loss
 from regraft.models.statistics.class_weights import weigh_classes
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import Feed, seed_of
 from regraft.models.training.data import TrainingData
 from regraft.models.training.optimizer import LoopConfig, build_optimizer, pack_optimizer, unpack_optimizer
@@ -169,7 +170,7 @@ def close_epoch(run: TrainingRun, classifier: Classifier, setup: TrainingSetup, 
         "epoch": float(len(run.history) + 1),
         "train_loss": sum(run.losses) / len(run.losses),
         "val_loss": sum_log_loss(logits.astype(np.float64), labels) / len(labels),
-        "val_accuracy": float(np.mean(logits.argmax(axis=1) == labels)),
+        "val_accuracy": float(np.mean(rate_hits(logits, labels))),
         "learning_rate": lr,
     }
     if not math.isfinite(row["val_loss"]):

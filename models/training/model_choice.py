@@ -2,18 +2,17 @@
 
 import csv
 import io
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import binomtest, norm
 
 from regraft.models.classifier.checkpoint import Score
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.features.linear_probe import sum_log_loss
 from regraft.models.statistics.design import count_groups, measure_design
 from regraft.models.statistics.intervals import hold_together, wilson_interval
+from regraft.models.statistics.merits import measure_lead, rate_hits
 
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
 
@@ -22,10 +21,9 @@ HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_
 class Choice:
     """Which of probe and fine-tuned network is kept; a verdict on the same validation images.
 
-    ``gained`` images only the fine-tuned one has right, ``lost`` only the probe; ``p_value`` is the exact two-sided
-    sign test on those. The fine-tuned one must be ahead by more than one standard error, the root of their sum: the
-    probe is simpler, and when it is kept it learns the validation images too. Where images come in groups it is the
-    root of the groups' squared leads, and the p-value is the normal one.
+    ``gained`` images the fine-tuned one answers better, ``lost`` the probe; ``p_value`` is that of the lead between
+    them. The fine-tuned one must be ahead by more than one standard error: the probe is simpler, and when it is kept
+    it learns the validation images too.
     """
 
     kept: Literal["probe", "finetuned"]
@@ -36,33 +34,25 @@ class Choice:
     reason: str
 
 
-def choose_weights(
-    logits: dict[str, np.ndarray], labels: np.ndarray, plan: TrainingPlan, groups: np.ndarray | None = None
-) -> Choice:
-    """Return which weights are kept, by the images, and their groups ``(N,)``, that only one of the two has right."""
-    n = len(labels)
-    if "finetuned" not in logits:
+def choose_weights(merits: dict[str, np.ndarray], plan: TrainingPlan, groups: np.ndarray | None = None) -> Choice:
+    """Return which weights are kept, by the merits ``(N,)`` of both on the same images, and the images' groups."""
+    n = len(merits["probe"])
+    if "finetuned" not in merits:
         return Choice("probe", 0, 0, 1.0, n, f"no epoch of fine-tuning was completed: {plan.reason}")
-    probe, tuned = (logits[kind].argmax(axis=1) == labels for kind in ("probe", "finetuned"))
-    gained, lost = int(np.sum(tuned & ~probe)), int(np.sum(probe & ~tuned))
-    p_value = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    error, held = math.sqrt(gained + lost), hold_together(groups)
-    if held is not None:
-        error = math.sqrt(float(np.sum(np.bincount(held, tuned.astype(float) - probe) ** 2)))
-        p_value = float(2 * norm.sf(abs(gained - lost) / error)) if error else 1.0
-    ahead = gained - lost > error
-    kept: Literal["probe", "finetuned"] = "finetuned" if ahead else "probe"
+    lead = measure_lead(merits["probe"], merits["finetuned"], groups)
+    kept: Literal["probe", "finetuned"] = "finetuned" if lead.value > lead.error else "probe"
+    held = hold_together(groups)
     where = "" if held is None else f" in {count_groups(held)} groups"
     reason = (
-        f"of {n} validation images{where} fine-tuning gains {gained} and loses {lost} against the linear probe"
-        f" (p={p_value:.3g}); {'it is kept' if kept == 'finetuned' else 'the simpler probe is kept'}"
+        f"of {n} validation images{where} fine-tuning gains {lead.gained} and loses {lead.lost} against the linear "
+        f"probe (p={lead.p_value:.3g}); {'it is kept' if kept == 'finetuned' else 'the simpler probe is kept'}"
     )
-    return Choice(kept, gained, lost, p_value, n, reason)
+    return Choice(kept, lead.gained, lead.lost, lead.p_value, n, reason)
 
 
 def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Score:
     """Return accuracy with its interval and log loss of logits ``(N, K)``, of images in ``groups`` ``(N,)``."""
-    hits, n = logits.argmax(axis=1) == labels, len(labels)
+    hits, n = rate_hits(logits, labels), len(labels)
     right = int(np.sum(hits))
     design = measure_design((hits - right / n) / n, labels, groups)
     low, high = wilson_interval(design.shrink(right), design.shrink(n))

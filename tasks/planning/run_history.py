@@ -12,8 +12,8 @@ import numpy as np
 
 from regraft.data.dataset.manifest import read_manifest
 from regraft.models.classifier.checkpoint import read_checkpoint_info
+from regraft.models.prior.run_history import Descriptors, Recipe, RunRecord, append_record, read_records
 from regraft.models.selection.result import Candidate, SelectConfig, Selection, load_selection
-from regraft.models.selection.run_history import Descriptors, Recipe, RunRecord, append_record, read_records
 from regraft.serving.files.durable import write_bytes
 from regraft.tasks.graph.part_arrays import Part, read_part, read_sizes
 from regraft.tasks.graph.prefect_step import step

@@ -7,8 +7,8 @@ import numpy as np
 from regraft.data.dataset.brightness import read_value_range
 from regraft.models.backbones.hub import list_backbones
 from regraft.models.backbones.licences import read_stated
+from regraft.models.prior.run_history import rate_by_record, read_records
 from regraft.models.selection.result import SelectConfig, save_selection
-from regraft.models.selection.run_history import rate_by_record, read_records
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.tasks.graph.graph import stage

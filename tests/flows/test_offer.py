@@ -108,4 +108,4 @@ def test_every_file_that_ships_beside_code_is_in_the_hash_of_some_stage() -> Non
     modules = [path for floor in ("models", "data", "tasks") for path in (PACKAGE_ROOT / floor).rglob("*.py")]
     read = {str(file.relative_to(PACKAGE_ROOT)) for module in modules for file in list_read_files(module)}
     assert files <= read
-    assert "models/selection/prior.csv" in read
+    assert "models/prior/prior.csv" in read

@@ -50,7 +50,7 @@ def test_interval_and_p_value_are_of_one_test():
     for _ in range(300):
         n = int(rng.integers(8, 200))
         sample = draw_sample(rng, n, rng.uniform(0.05, 0.6), rng.uniform(-0.05, 0.05))
-        found = compare_paired(sample.champion, sample.challenger, sample.labels, None, 0.95)
+        found = compare_paired(sample.champion, sample.challenger, sample.strata, None, 0.95)
         assert (found.low > 0 or found.high < 0) == (found.p_value < 0.05)
 
 
@@ -83,7 +83,7 @@ def test_five_wins_without_a_loss_are_not_enough():
 def test_equal_versions_are_rarely_promoted(n, differing):
     rng = np.random.default_rng(7)
     found = [
-        compare_paired(s.champion, s.challenger, s.labels)
+        compare_paired(s.champion, s.challenger, s.strata)
         for s in (draw_sample(rng, n, differing) for _ in range(1000))
     ]
     assert np.mean([one.low > 0 for one in found]) <= 0.035  # 0.025 promised; three standard errors of 1000 draws
@@ -128,7 +128,7 @@ def test_the_present_line_decides_and_the_old_one_guards():
     joined = Sample(
         np.concatenate([old.champion, present.champion]),
         np.concatenate([old.challenger, present.challenger]),
-        np.concatenate([old.labels, present.labels]),
+        np.concatenate([old.strata, present.strata]),
     )
     assert compare_versions(joined).decision == "undecided"
     verdict = compare_versions(joined, present=present, old=old)

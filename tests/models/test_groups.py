@@ -20,6 +20,7 @@ from regraft.models.selection.transferability import decompose, ridge_hits, scor
 from regraft.models.statistics.design import Design, measure_design
 from regraft.models.statistics.draws import choose_rows, order_rows
 from regraft.models.statistics.intervals import draw_weights, join_strata, number_groups, spread_variance
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.statistics.metrics import soften_logits, trace_calibration_error, trace_shares
 from regraft.models.statistics.scorecard import gather_predictions, prepare_answers
 from regraft.models.training.model_choice import choose_weights, rate_logits
@@ -240,12 +241,12 @@ def test_fine_tuning_that_gains_on_one_group_is_not_ahead():
     tuned, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
     probe = np.where((groups == 1)[:, None], wrong, tuned)
     plan = TrainingPlan(batch_size=4, steps=1, steps_per_epoch=1, frozen_groups=0, groups=2, views=0, reason="")
-    logits = {"probe": probe, "finetuned": tuned}
-    assert choose_weights(logits, labels, plan).kept == "finetuned"
-    found = choose_weights(logits, labels, plan, groups)
+    merits = {"probe": rate_hits(probe, labels), "finetuned": rate_hits(tuned, labels)}
+    assert choose_weights(merits, plan).kept == "finetuned"
+    found = choose_weights(merits, plan, groups)
     assert (found.kept, found.gained, found.lost) == ("probe", 10, 0)
     assert "of 40 validation images in 4 groups fine-tuning gains 10" in found.reason and found.p_value > 0.3
-    assert choose_weights(logits, labels, plan, np.arange(40)) == choose_weights(logits, labels, plan)
+    assert choose_weights(merits, plan, np.arange(40)) == choose_weights(merits, plan)
     wide, narrow = rate_logits(probe, labels, groups), rate_logits(probe, labels)
     assert wide.accuracy_low < narrow.accuracy_low - 0.1 and rate_logits(probe, labels, np.arange(40)) == narrow
 

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from regraft.models.selection.imagenet_prior import TABLE, read_table, static_prior
+from regraft.models.prior.imagenet_accuracy import TABLE, read_table, static_prior
 
 
 def test_every_row_is_whole():

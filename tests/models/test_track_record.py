@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from regraft.models.selection.run_history import (
+from regraft.models.prior.run_history import (
     Descriptors,
     Recipe,
     RunRecord,
@@ -109,7 +109,7 @@ def test_a_broken_line_in_the_middle_is_named_and_nothing_is_written(tmp_path, b
 WRITER = """
 import sys
 from pathlib import Path
-from regraft.models.selection.run_history import RunRecord, append_record
+from regraft.models.prior.run_history import RunRecord, append_record
 path, record = Path(sys.argv[1]), RunRecord.model_validate_json(sys.argv[2])
 for number in range(10**9):
     append_record(path, record.model_copy(update={"candidate": f"x{number}"}))

@@ -13,6 +13,7 @@ from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.extract import extract_features
+from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import PixelFeed
 from regraft.models.training.config import FinetuneConfig
@@ -26,7 +27,7 @@ from regraft.models.training.loop import (
     set_training_mode,
     take_step,
 )
-from regraft.models.training.model_choice import choose_weights
+from regraft.models.training.model_choice import Choice, choose_weights
 from regraft.models.training.optimizer import LoopConfig, build_optimizer
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
@@ -193,11 +194,17 @@ def test_only_a_lead_beyond_one_standard_error_displaces_the_probe():
     labels = np.array([0, 1, 0, 1])
     right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
     one_wrong, two_wrong = (np.concatenate([right[:k], wrong[k:]]) for k in (3, 2))
-    assert choose_weights({"probe": right, "finetuned": right}, labels, plan_of(4)).kept == "probe"
-    assert choose_weights({"probe": one_wrong, "finetuned": right}, labels, plan_of(4)).kept == "probe"
-    verdict = choose_weights({"probe": two_wrong, "finetuned": right}, labels, plan_of(4))
+
+    def choose(probe: np.ndarray, finetuned: np.ndarray) -> Choice:
+        return choose_weights(
+            {"probe": rate_hits(probe, labels), "finetuned": rate_hits(finetuned, labels)}, plan_of(4)
+        )
+
+    assert choose(right, right).kept == "probe"
+    assert choose(one_wrong, right).kept == "probe"
+    verdict = choose(two_wrong, right)
     assert (verdict.kept, verdict.gained, verdict.lost, verdict.n) == ("finetuned", 2, 0, 4)
-    assert choose_weights({"probe": right, "finetuned": two_wrong}, labels, plan_of(4)).kept == "probe"
+    assert choose(right, two_wrong).kept == "probe"
 
 
 def test_an_empty_part_is_an_error_that_says_which(task, tmp_path):
