@@ -3,7 +3,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench up clean
+.PHONY: help setup demo check test lint bench up clean
+
+# Two test processes; a file's tests stay in one, in the order in which they are listed.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+UNITS := tests/contracts tests/data tests/models tests/serving
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -20,8 +24,11 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (under 4 minutes)
 	$(BIN)/regraft demo
 
-test: $(READY) ## run the test suite
-	$(BIN)/python -m pytest
+check: lint ## lint, contracts and units: what to run before every commit (under a minute)
+	$(PYTEST) -m "not slow and not gpu" $(UNITS)
+
+test: $(READY) ## run the whole test suite
+	$(PYTEST)
 
 lint: $(READY) ## ruff, format and the floors of the architecture
 	$(BIN)/ruff check .

@@ -71,11 +71,7 @@ def describe_candidate(name: str, evidence: Evidence, trials: Sequence[Trial]) -
         chance=evidence.chances[name],
         loss=min(rating.probe.losses.values()),
         merit=float(rating.merit(codes).mean()),
-        knn=float(rating.scores.knn_hits.mean()),
-        ridge=float(rating.scores.ridge.hits.mean()),
-        log_evidence=rating.scores.log_evidence,
-        h_score=rating.scores.h_score,
-        parc=rating.scores.parc,
+        **rating.scores.to_figures(),
         prior=evidence.prior.get(name),
         record=evidence.record.get(name),
         last_round=last_round[-1] if last_round else None,
@@ -96,14 +92,12 @@ def list_columns(
     ratings: Mapping[str, Rating], prior: Mapping[str, float], record: Mapping[str, float]
 ) -> dict[str, dict[str, float | None]]:
     """Return the columns that the ranks are averaged over; greater is better in each."""
+    figures = {name: rating.scores.to_figures() for name, rating in ratings.items()}
+    scores = next(iter(figures.values()), {})
     return {
         "prior": {name: prior.get(name) for name in ratings},
         "record": {name: record.get(name) for name in ratings},
-        "knn": {name: float(rating.scores.knn_hits.mean()) for name, rating in ratings.items()},
-        "ridge": {name: float(rating.scores.ridge.hits.mean()) for name, rating in ratings.items()},
-        "log_evidence": {name: rating.scores.log_evidence for name, rating in ratings.items()},
-        "h_score": {name: rating.scores.h_score for name, rating in ratings.items()},
-        "parc": {name: rating.scores.parc for name, rating in ratings.items()},
+        **{score: {name: one[score] for name, one in figures.items()} for score in scores},
         "probe": {name: -min(rating.probe.losses.values()) for name, rating in ratings.items()},
     }
 

@@ -73,6 +73,11 @@ class Scores:
     h_score: float
     parc: float
 
+    def to_figures(self) -> dict[str, float]:
+        """Return one figure of each score: columns of the ranking, and fields of ``Candidate``."""
+        means = {"knn": float(self.knn_hits.mean()), "ridge": float(self.ridge.hits.mean())}
+        return means | {"log_evidence": self.log_evidence, "h_score": self.h_score, "parc": self.parc}
+
 
 def score_all(features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Scores:
     """Return every score of features ``(N, D)`` for labels ``(N,)`` in 0..C-1.

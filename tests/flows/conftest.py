@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from regraft.data.synthetic.steel import SteelLine, render_folder
 from regraft.tasks.settings.params import set_params
@@ -33,40 +34,77 @@ QUICK = {
     "retrain.min_labels": 60,
 }
 PER_CLASS = 24
+BIN = Path(sys.executable).parent
+STRACE = shutil.which("strace")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A workspace with a champion, the images it came from and what the command printed."""
+    """A workspace with a champion, the images it came from, what the command printed and what it connected to.
+
+    Attributes:
+        connects: What strace says of every ``connect`` of the training; empty where there is no strace.
+    """
 
     home: Workspace
     images: Path
     answer: dict[str, Any]
+    connects: str
 
 
-def regraft(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the real console script, away from the repository."""
-    command = [str(Path(sys.executable).with_name("regraft")), *arguments]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=clean | (environment or {}),
-        cwd=Path(command[0]).parent,
-        check=False,
-    )
+class Spawner:
+    """Runs ``regraft`` as a process of its own that need not import what every command imports: ``spawner.py``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the command line away from the repository and return its code and what it printed."""
+        command = [str(BIN / "regraft"), *arguments]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        clean |= environment or {}
+        said = {name: str(self.folder / name) for name in ("stdout", "stderr")}
+        request = {"command": command, "environment": clean, "folder": str(BIN), **said}
+        if self.process is None:
+            program = [sys.executable, str(Path(__file__).with_name("spawner.py"))]
+            self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=BIN)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code = int(self.process.stdout.readline())
+        return subprocess.CompletedProcess(command, code, *(Path(said[name]).read_text() for name in said))
+
+    def close(self) -> None:
+        """End the process that forks; the commands have ended."""
+        if self.process is not None:
+            self.process.communicate()
 
 
 @pytest.fixture(scope="session")
-def run_regraft() -> Callable[..., subprocess.CompletedProcess[str]]:
-    return regraft
+def run_regraft(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    spawner = Spawner(tmp_path_factory.mktemp("spawner"))
+    yield spawner.run
+    spawner.close()
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("line") / "images"
-    render_folder(folder, SteelLine.default(), PER_CLASS, seed=0)
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the test processes of one session share; what lies in it is made under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "together"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def images(together: Path) -> Path:
+    folder = together / "images"
+    with FileLock(together / "images.lock"):
+        if not folder.exists():
+            render_folder(folder, SteelLine.default(), PER_CLASS, seed=0)
     return folder
 
 
@@ -80,14 +118,32 @@ def make_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return make
 
 
-@pytest.fixture(scope="session")
-def trained(make_workspace: Callable[[str], Workspace], images: Path) -> Iterator[Trained]:
-    """A trained workspace that tests only read; the session fails at its end if one of them changed it."""
-    home = make_workspace("trained")
-    result = regraft("train", "--workspace", str(home.root), "--data", str(images), "--json")
+def train_once(folder: Path, images: Path) -> None:
+    """Fill ``folder`` (``w``, ``answer.json``, ``connects``) by the real console script, traced if possible."""
+    home = init_workspace(folder / "w")
+    set_params(home.params, QUICK)
+    connects = folder / "connects"
+    connects.touch()
+    trace = [STRACE, "-f", "--seccomp-bpf", "-e", "trace=connect", "-o", str(connects)] if STRACE else []
+    command = [*trace, str(BIN / "regraft"), "train", "--workspace", str(home.root), "--data", str(images), "--json"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    result = subprocess.run(command, capture_output=True, text=True, env=clean, cwd=BIN, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
+    (folder / "answer.json").write_text(result.stdout)
+
+
+@pytest.fixture(scope="session")
+def trained(together: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """A trained workspace that tests only read; the session fails at its end if one of them changed it."""
+    with FileLock(together / "trained.lock"):
+        if not (together / "answer.json").exists():
+            shutil.rmtree(together / "w", ignore_errors=True)
+            train_once(together, images)
+    # Of each process its own copy: a command that only looks may still take the lock of the workspace.
+    home = Workspace(tmp_path_factory.mktemp("trained") / "w")
+    shutil.copytree(together / "w", home.root, symlinks=True)
     before = list_contents(home)
-    yield Trained(home, images, json.loads(result.stdout))
+    yield Trained(home, images, json.loads((together / "answer.json").read_text()), (together / "connects").read_text())
     changed = before ^ list_contents(home)
     assert not changed, f"a test changed the shared workspace; let it take a copy: {sorted(changed)[:9]}"
 
@@ -104,4 +160,4 @@ def copied(trained: Trained, tmp_path: Path) -> Trained:
     """The trained workspace, copied, for a test that changes it."""
     root = tmp_path / "w"
     shutil.copytree(trained.home.root, root, symlinks=True)
-    return Trained(Workspace(root), trained.images, trained.answer)
+    return replace(trained, home=Workspace(root))

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from regraft.serving.registry.registry import Registry
@@ -42,6 +43,7 @@ def test_a_folder_becomes_a_champion_with_evidence(trained) -> None:
     assert Path(answer["report"]).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_says_so(trained, run_regraft) -> None:
     result = run_regraft("train", "--workspace", str(trained.home.root), "--json")
     answer = json.loads(result.stdout)
@@ -53,6 +55,7 @@ def test_a_second_run_does_nothing_and_says_so(trained, run_regraft) -> None:
     assert "Running stage" not in repro.stdout
 
 
+@pytest.mark.slow
 def test_dvc_repro_leaves_the_lock_and_the_bytes_of_the_flow(trained, make_workspace) -> None:
     home = make_workspace("repro")
     shutil.copy(trained.home.intake, home.intake)
@@ -72,6 +75,7 @@ def test_dvc_shows_metrics_and_plots(trained, tmp_path: Path) -> None:
     assert "confusion" in (tmp_path / "plots" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_expectation_stops_the_chain_with_exit_code_3(make_workspace, images, tmp_path, run_regraft) -> None:
     poor = tmp_path / "poor"
     shutil.copytree(images, poor)
@@ -85,6 +89,7 @@ def test_a_failed_expectation_stops_the_chain_with_exit_code_3(make_workspace, i
     assert not home.bundle.exists()
 
 
+@pytest.mark.slow
 def test_bad_parameters_are_all_named_and_exit_with_2(copied, run_regraft) -> None:
     before = copied.home.params.read_bytes()
     bad = ["--set", "finetune.epocs=3", "--set", "split.test_share=7"]
@@ -107,6 +112,7 @@ def test_the_user_folder_is_never_written_to(trained) -> None:
     assert len([path for path in trained.images.rglob("*") if path.is_file()]) == 6 * 24
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_runs_what_depends_on_it_and_nothing_else(copied, run_regraft) -> None:
     set_params(copied.home.params, {"evaluate.bootstrap": 300})
     result = run_regraft("train", "--workspace", str(copied.home.root), "--json")
@@ -140,6 +146,7 @@ def test_the_data_of_a_version_comes_back_byte_for_byte(copied, run_regraft, tmp
     assert hash_tree(into / "models" / "store" / "bundle") == hash_tree(copied.home.bundle)
 
 
+@pytest.mark.slow
 def test_changed_code_runs_its_stage_again(copied, run_regraft) -> None:
     hashes = yaml.safe_load(copied.home.code.read_text())
     lock = yaml.safe_load((copied.home.root / "dvc.lock").read_text())
@@ -168,6 +175,7 @@ def kill_in_stage(command: list[str], stage: str, after_s: float) -> int:
     return process.wait()
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_three_stages_converges_to_the_same_version(trained, make_workspace, run_regraft) -> None:
     home = make_workspace("killed")
     arguments = ["train", "--workspace", str(home.root), "--data", str(trained.images), "--json"]

@@ -116,6 +116,7 @@ def test_a_folder_of_backbones_that_is_absent_is_bad_usage(copied, run_regraft, 
     assert copied.home.params.read_text() == before
 
 
+@pytest.mark.slow
 def test_mistakes_in_the_file_are_not_blamed_on_the_option(copied, run_regraft) -> None:
     copied.home.params.write_text("finetune: {bugdet_s: 3, threads: 0}\n")
     result = run_regraft("train", "--workspace", str(copied.home.root))
@@ -142,12 +143,14 @@ def test_asking_where_nothing_answers_says_so(trained, run_regraft) -> None:
     assert "fault" not in result.stderr
 
 
+@pytest.mark.slow
 def test_watching_before_any_traffic_is_insufficient_not_quiet(copied, run_regraft) -> None:
     result = run_regraft("watch", "--workspace", str(copied.home.root), "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["verdict"]["decision"] == "insufficient"
 
 
+@pytest.mark.slow
 def test_retraining_without_labels_is_refused_with_the_number_that_lacks(trained, run_regraft) -> None:
     result = run_regraft("retrain", "--workspace", str(trained.home.root), "--json")
     assert result.returncode == 3
@@ -155,6 +158,7 @@ def test_retraining_without_labels_is_refused_with_the_number_that_lacks(trained
     assert reason == "0 new labelled images, but a retraining needs 60; label 60 more"
 
 
+@pytest.mark.slow
 def test_the_doctor_finds_a_damaged_champion(copied, run_regraft) -> None:
     assert run_regraft("doctor", "--workspace", str(copied.home.root)).returncode == 0
     set_params(copied.home.params, {"select.mirror": "/absent"})

@@ -45,6 +45,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             stop(runner)
 
 
+@pytest.mark.slow
 def test_a_run_that_an_event_makes_is_followed_to_its_end(live: Live) -> None:
     told: list[str] = []
     since = now()
@@ -56,6 +57,7 @@ def test_a_run_that_an_event_makes_is_followed_to_its_end(live: Live) -> None:
     assert (told[-1], run.name) == ("run is completed", "retrain: not enough labels")
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
     since = now()
     address = address_deployment(live.home, "train")
@@ -67,6 +69,7 @@ def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_planned_stop_is_one_message_in_the_terminal_and_the_first_line_of_the_state(live: Live, run_regraft) -> None:
     # Without a lock the command would see at a glance that there is nothing to train on.
     (live.home.root / "dvc.lock").write_text('schema: "2.0"\nstages: {}\n')

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from regraft.data.split.split import read_split, write_split
 from regraft.flows.cli.build import _describe
 from regraft.models.statistics.intervals import wilson_interval
@@ -15,6 +17,7 @@ from regraft.tasks.stages.finetune import finetune
 from regraft.tasks.stages.select import select
 
 
+@pytest.mark.slow
 def test_groups_of_the_split_are_what_scores_certificate_report_and_terminal_speak_of(copied):
     home = copied.home
     split = read_split(home.split)

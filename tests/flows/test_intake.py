@@ -276,6 +276,7 @@ def test_a_batch_that_is_left_behind_is_said(home: Workspace, folder: Path, tmp_
     assert "batch one are passed over" in json.loads((home.dataset / "summary.json").read_text())["notes"][0]
 
 
+@pytest.mark.slow
 def test_the_command_asks_which_level_names_the_classes_and_changes_nothing(
     run_regraft: Callable[..., CompletedProcess[str]], home: Workspace, tmp_path: Path
 ) -> None:

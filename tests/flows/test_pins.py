@@ -166,6 +166,7 @@ def test_a_workspace_that_may_not_be_written_is_named_at_once(tmp_path: Path, mo
         preflight(home)
 
 
+@pytest.mark.slow
 def test_the_command_names_the_missing_extra_first(tmp_path: Path, run_regraft, images: Path) -> None:
     if any((Path(entry) / "dvc_s3").exists() for entry in sys.path):
         pytest.skip("dvc-s3 is installed here")
@@ -202,6 +203,7 @@ def seal_tiny_bundle(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_sizes_and_tries_the_remote(tmp_path: Path, run_regraft) -> None:
     home = init_workspace(tmp_path / "w", remote=str(tmp_path / "remote"))
     home.features.mkdir(parents=True)

@@ -49,6 +49,7 @@ def mixed(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_range_of_a_data_set_becomes_part_of_the_preprocessing_that_is_chosen(make_workspace, mixed) -> None:
     home = make_workspace("range")
     take_in(home, mixed)

@@ -211,6 +211,7 @@ def test_the_latest_answers_stay_whatever_their_age(tmp_path: Path, monkeypatch)
     assert prune_log(tmp_path / "p.db", time.time(), []) == 2
 
 
+@pytest.mark.slow
 def test_the_command_tells_first_and_removes_when_asked(home: Workspace, run_regraft) -> None:
     for number in range(3):
         make_version(home, f"number {number}", number)

@@ -73,11 +73,13 @@ def completed(run: dict[str, Any]) -> bool:
     return run["state_type"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_the_schedule_really_makes_runs(live: Live) -> None:
     run = live.wait("watch", completed)
     assert run["auto_scheduled"]
 
 
+@pytest.mark.slow
 def test_a_drift_event_makes_a_retraining(live: Live) -> None:
     live.emit("retrain")
     run = live.wait("retrain", completed)
@@ -91,6 +93,7 @@ def test_an_event_that_only_asks_for_labels_makes_none(live: Live) -> None:
     assert len(live.runs("retrain")) == before
 
 
+@pytest.mark.slow
 def test_a_flow_run_shows_its_tasks_skipped_ones_as_cached_and_links_the_report(live: Live) -> None:
     environment = dict(os.environ) | {"PREFECT_API_URL": live.api}
     command = [str(Path(sys.executable).with_name("regraft")), "train", "--workspace", str(live.home.root), "--json"]

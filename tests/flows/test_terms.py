@@ -30,6 +30,7 @@ def home(make_workspace) -> Workspace:
     return make_workspace("terms")
 
 
+@pytest.mark.slow
 def test_a_busy_workspace_is_left_as_it_is_and_names_who_is_at_work(copied, run_regraft) -> None:
     before = snapshot(copied.home)
     with hold_lock(copied.home, "make"):
@@ -71,6 +72,7 @@ def test_the_turn_of_a_holder_that_died_is_free_though_its_number_lives(copied) 
         pass
 
 
+@pytest.mark.slow
 def test_a_refused_run_puts_back_settings_sources_and_outputs(copied, images, tmp_path, run_regraft) -> None:
     poor, home = tmp_path / "poor", copied.home
     shutil.copytree(images, poor)

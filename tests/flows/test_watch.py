@@ -199,6 +199,7 @@ def test_only_what_was_drawn_at_random_speaks_for_the_present_line(production: P
     assert not np.any(sample.present & sample.old)
 
 
+@pytest.mark.slow
 def test_an_undecided_challenger_asks_for_random_labels_and_is_judged_again(
     production: Production, tmp_path: Path
 ) -> None:

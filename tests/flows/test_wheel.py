@@ -64,6 +64,7 @@ def test_the_wheel_holds_one_package_and_every_file_of_it(wheel: Path) -> None:
         assert "store" in Path(name).parts or inside in names, name
 
 
+@pytest.mark.slow
 def test_an_installation_works_without_the_checkout(installed: Path, tmp_path: Path) -> None:
     code = (
         "import regraft.flows.train as train, regraft.models.backbones.hub as hub; print(train.__file__, hub.__file__)"

@@ -91,6 +91,7 @@ def test_the_file_names_its_preprocessing_and_labels_and_nothing_of_this_machine
     assert b"test_export.py" in raw  # what stripping is for
 
 
+@pytest.mark.slow
 def test_another_process_elsewhere_writes_the_same_bytes(exported, tmp_path):
     code = (
         "import sys, hashlib; sys.path[:0] = sys.argv[1:3]\n"
@@ -176,6 +177,7 @@ def test_what_torch_cannot_export_is_told_with_what_to_do():
         build_onnx(Branching().eval(), SPEC, LABELS, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["tf_mobilenetv3_large_minimal_100.in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k"],

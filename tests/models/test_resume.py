@@ -88,6 +88,7 @@ class Nursery:
         raise AssertionError("the nursery died")
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(make_backbone, stripes, tmp_path):
     pixels, labels = stripes(72, noise=110)
     parts = np.array(["train"] * 160 + ["validation"] * 56)

@@ -166,6 +166,7 @@ def workspace(make_backbone, stripes, tmp_path):
     return select
 
 
+@pytest.mark.slow
 def test_only_training_images_are_looked_at_and_the_result_is_repeatable(workspace, tmp_path):
     selection, backbone, asked = workspace()
     assert all(rows.max() < 48 and len(rows) == 30 for rows in asked)
@@ -189,14 +190,16 @@ def test_rounds_are_planned_only_where_halving_is_wanted_and_can_tell():
     assert SelectConfig(prefer="speed").count_rounds(300) == SelectConfig(halving_budget_s=0).count_rounds(300) == 0
 
 
+@pytest.mark.slow
 def test_few_images_are_no_ground_for_halving(workspace):
-    last_round, _, _ = workspace(halving_images=30, settled=1.0)
-    assert {trial["round"] for trial in last_round.trials} == {1}  # of two candidates one is left
+    compared, _, _ = workspace(halving_images=30, settled=1.0)
+    assert {trial["round"] for trial in compared.trials} == {1}  # of two candidates one is left
     few, _, _ = workspace(halving_images=31, settled=1.0)
     assert (few.trials, few.rivals[0].basis) == ([], "probe")
     assert "PARC" in few.reason
 
 
+@pytest.mark.slow
 def test_auto_takes_all_of_the_mirror(workspace):
     selection, _, _ = workspace(candidates="auto")
     assert {"test_resnet.tiny", "test_vit.tiny"} <= {r.name for r in selection.ranking}
@@ -222,6 +225,7 @@ def branching():
     return "test_branching"
 
 
+@pytest.mark.slow
 def test_a_choice_that_cannot_be_served_falls_to_the_next(workspace, make_backbone, branching, tmp_path):
     make_backbone(tmp_path / "mirror", f"{branching}.tiny", seed=3)
     selection, _, _ = workspace(candidates=[f"{branching}.tiny", "test_vit.tiny"], halving_rounds=0)

@@ -170,6 +170,7 @@ def url(tmp_path_factory, make_bundle) -> Iterator[str]:
         stop_service(process)
 
 
+@pytest.mark.slow
 def test_slow_bodies_and_half_sent_headers_take_no_place_and_are_ended(url, colour_image):
     port = int(url.rpartition(":")[2])
     with contextlib.ExitStack() as stack:

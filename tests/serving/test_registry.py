@@ -218,6 +218,7 @@ def replay(journal: list[dict]) -> tuple[str | None, str | None, str | None]:
     return champion, challenger, previous
 
 
+@pytest.mark.slow
 def test_a_writer_killed_anywhere_leaves_pointer_and_journal_agreeing(registry, bundles):
     command = [sys.executable, "-c", KILLER, str(registry.store), *map(str, bundles)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
