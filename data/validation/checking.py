@@ -19,12 +19,30 @@ class ExpectationFault(RuntimeError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One expectation: ``kind`` and ``arguments`` are Great Expectations', ``show`` names an offending row."""
+class Rule:
+    """What a table must fulfil: the name of a class of Great Expectations, and what it is made with."""
 
-    name: str
     kind: str
     arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One expectation on the data, with what is said of it.
+
+    Attributes:
+        name: In the verdict; unique.
+        rule: What the table must fulfil.
+        observed: The figure of these data that the rule looks at.
+        threshold: What that figure is held against.
+        expected: What is expected of the data, in words that go on from "expected".
+        show: Names an offending row.
+        advice: What to do about it.
+        binding: Whether a failure stops the chain; otherwise it is a remark.
+    """
+
+    name: str
+    rule: Rule
     observed: Observed
     threshold: Observed
     expected: str
@@ -46,7 +64,7 @@ def run_checks(checks: list[Check], table: pd.DataFrame) -> list[ExpectationVerd
     context = gx.get_context(mode="ephemeral")  # without a mode, GX_CLOUD_* in the environment choose the cloud
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("data").add_dataframe_asset("rows")
-    asked = [getattr(kinds, check.kind)(**check.arguments, meta={"name": check.name}) for check in checks]
+    asked = [getattr(kinds, check.rule.kind)(**check.rule.arguments, meta={"name": check.name}) for check in checks]
     suite = context.suites.add(gx.ExpectationSuite(name="dataset", expectations=asked))
     definition = gx.ValidationDefinition(
         name="dataset", data=asset.add_batch_definition_whole_dataframe("all"), suite=suite

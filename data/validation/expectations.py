@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, Field
 
-from regraft.data.validation.checking import Check, run_checks
+from regraft.data.validation.checking import Check, Rule, run_checks
 from regraft.data.validation.checking import ExpectationFault as ExpectationFault
 from regraft.data.validation.tables import Evidence, gather_evidence
 from regraft.data.validation.verdict import DataValidationError as DataValidationError
@@ -78,36 +78,23 @@ def _list_file_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]
     unreadable = round(1 - len(images) / max(len(evidence.files), 1), 6)
     checks = [
         Check(
-            "decodable",
-            *_in_set("readable", [True], config.max_unreadable_share),
-            *(unreadable, config.max_unreadable_share),
-            f"at most {config.max_unreadable_share:.1%} of the files to be unreadable",
-            lambda row: f"{row.shown}: {row.reason}",
-            "Repair or remove these files, or raise max_unreadable_share; quarantine.json says what each lacks.",
+            name="decodable",
+            rule=in_set("readable", [True], config.max_unreadable_share),
+            observed=unreadable,
+            threshold=config.max_unreadable_share,
+            expected=f"at most {config.max_unreadable_share:.1%} of the files to be unreadable",
+            show=lambda row: f"{row.shown}: {row.reason}",
+            advice="Repair or remove these files, or raise max_unreadable_share; quarantine.json says what each lacks.",
         ),
+        *_list_size_checks(images, config),
         Check(
-            "min_side",
-            *_between("short_side", low=config.min_side_px),
-            *(_number(images["short_side"].min()), config.min_side_px),
-            f"every side to be at least {config.min_side_px} px",
-            lambda row: f"{row.shown}: {row.short_side:.0f} px",
-            "Remove these images, or lower min_side_px if so little is enough to judge them.",
-        ),
-        Check(
-            "max_side",
-            *_between("long_side", high=config.max_side_px),
-            *(_number(images["long_side"].max()), config.max_side_px),
-            f"every side to be at most {config.max_side_px} px",
-            lambda row: f"{row.shown}: {row.long_side:.0f} px",
-            "Scale these images down, or raise max_side_px.",
-        ),
-        Check(
-            "constant_images",
-            *_in_set("constant", [False], 0),
-            *(int(images["constant"].astype(bool).sum()), 0),
-            "no image to have equal pixels throughout",
-            lambda row: str(row.shown),
-            "Nothing can be learned from them; remove those that show nothing, and look at what wrote them.",
+            name="constant_images",
+            rule=in_set("constant", [False], 0),
+            observed=int(images["constant"].astype(bool).sum()),
+            threshold=0,
+            expected="no image to have equal pixels throughout",
+            show=lambda row: str(row.shown),
+            advice="Nothing can be learned from them; remove those that show nothing, and look at what wrote them.",
             binding=False,
         ),
     ]
@@ -116,14 +103,39 @@ def _list_file_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]
     return [*checks, *_list_identity_checks(images, config)]
 
 
+def _list_size_checks(images: pd.DataFrame, config: ValidateConfig) -> list[Check]:
+    """Return the expectations on the sides of the images."""
+    return [
+        Check(
+            name="min_side",
+            rule=between("short_side", low=config.min_side_px),
+            observed=_number(images["short_side"].min()),
+            threshold=config.min_side_px,
+            expected=f"every side to be at least {config.min_side_px} px",
+            show=lambda row: f"{row.shown}: {row.short_side:.0f} px",
+            advice="Remove these images, or lower min_side_px if so little is enough to judge them.",
+        ),
+        Check(
+            name="max_side",
+            rule=between("long_side", high=config.max_side_px),
+            observed=_number(images["long_side"].max()),
+            threshold=config.max_side_px,
+            expected=f"every side to be at most {config.max_side_px} px",
+            show=lambda row: f"{row.shown}: {row.long_side:.0f} px",
+            advice="Scale these images down, or raise max_side_px.",
+        ),
+    ]
+
+
 def _check_known_labels(images: pd.DataFrame, known: list[str]) -> Check:
     return Check(
-        "known_labels",
-        *_in_set("label", known, 0),
-        *(sorted(images["label"].unique()), known),
-        f"every label to be one of {', '.join(known)}",
-        lambda row: f"{row.shown}: {row.label}",
-        "Correct these labels, or add them to the allowed labels.",
+        name="known_labels",
+        rule=in_set("label", known, 0),
+        observed=sorted(images["label"].unique()),
+        threshold=known,
+        expected=f"every label to be one of {', '.join(known)}",
+        show=lambda row: f"{row.shown}: {row.label}",
+        advice="Correct these labels, or add them to the allowed labels.",
     )
 
 
@@ -132,36 +144,40 @@ def _list_identity_checks(images: pd.DataFrame, config: ValidateConfig) -> list[
     repeated = round(float(images["repeats"].astype(bool).mean()), 6) if len(images) else 0.0
     return [
         Check(
-            "exact_duplicates",
-            *_in_set("repeats", [False], config.max_duplicate_share),
-            *(repeated, config.max_duplicate_share),
-            f"at most {config.max_duplicate_share:.1%} of the images to repeat another one exactly",
-            lambda row: f"{row.shown} = {row.original}",
-            "Remove the repetitions, or raise max_duplicate_share; each counts once and never in two parts.",
+            name="exact_duplicates",
+            rule=in_set("repeats", [False], config.max_duplicate_share),
+            observed=repeated,
+            threshold=config.max_duplicate_share,
+            expected=f"at most {config.max_duplicate_share:.1%} of the images to repeat another one exactly",
+            show=lambda row: f"{row.shown} = {row.original}",
+            advice="Remove the repetitions, or raise max_duplicate_share; each counts once and never in two parts.",
         ),
         Check(
-            "one_label_per_image",
-            *_between("image_labels", high=1),
-            *(_number(images["image_labels"].max()), 1),
-            "no image to have two labels",
-            lambda row: f"{row.shown}: {row.named_image_labels}",
-            "Decide which label is right and remove the other copies.",
+            name="one_label_per_image",
+            rule=between("image_labels", high=1),
+            observed=_number(images["image_labels"].max()),
+            threshold=1,
+            expected="no image to have two labels",
+            show=lambda row: f"{row.shown}: {row.named_image_labels}",
+            advice="Decide which label is right and remove the other copies.",
         ),
         Check(
-            "given_parts_share_no_image",
-            *_between("image_parts", high=1),
-            *(_number(images["image_parts"].max()), 1),
-            "no image to be in two of the given parts",
-            lambda row: f"{row.shown}: {row.named_image_parts}",
-            "Remove the copies from the part that trains; the measured accuracy would be too good.",
+            name="given_parts_share_no_image",
+            rule=between("image_parts", high=1),
+            observed=_number(images["image_parts"].max()),
+            threshold=1,
+            expected="no image to be in two of the given parts",
+            show=lambda row: f"{row.shown}: {row.named_image_parts}",
+            advice="Remove the copies from the part that trains; the measured accuracy would be too good.",
         ),
         Check(
-            "given_parts_share_no_group",
-            *_between("group_parts", high=1),
-            *(_number(images["group_parts"].max()), 1),
-            "no group to be in two of the given parts",
-            lambda row: f"{row.shown}: group {row.group}: {row.named_group_parts}",
-            "Give all images of a group the same part, or leave it empty for all of them.",
+            name="given_parts_share_no_group",
+            rule=between("group_parts", high=1),
+            observed=_number(images["group_parts"].max()),
+            threshold=1,
+            expected="no group to be in two of the given parts",
+            show=lambda row: f"{row.shown}: group {row.group}: {row.named_group_parts}",
+            advice="Give all images of a group the same part, or leave it empty for all of them.",
         ),
     ]
 
@@ -169,61 +185,72 @@ def _list_identity_checks(images: pd.DataFrame, config: ValidateConfig) -> list[
 def _list_class_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]:
     """Return the expectations on every class, in the order of the report."""
     classes = evidence.classes
-    known = sorted(config.labels or ())
-    every = Check(
-        "every_label_occurs",
-        *("ExpectColumnDistinctValuesToContainSet", {"column": "label", "value_set": known}),
-        *(list(classes["label"]), known),
-        f"every one of {', '.join(known)} to have images",
-        str,
-        "Add images of the missing classes, or take them out of the allowed labels.",
-    )
     return [
-        *([every] if known else []),
+        *([_check_labels_occur(classes, sorted(config.labels))] if config.labels else []),
         Check(
-            "two_classes",
-            *("ExpectColumnUniqueValueCountToBeBetween", {"column": "label", "min_value": 2}),
-            *(len(classes), 2),
-            "at least two classes",
-            str,
-            "Add images of another class; there is nothing to tell apart.",
+            name="two_classes",
+            rule=Rule("ExpectColumnUniqueValueCountToBeBetween", {"column": "label", "min_value": 2}),
+            observed=len(classes),
+            threshold=2,
+            expected="at least two classes",
+            show=str,
+            advice="Add images of another class; there is nothing to tell apart.",
         ),
         Check(
-            "images_per_class",
-            *_between("images", low=config.min_images_per_class),
-            *(_number(classes["images"].min()), config.min_images_per_class),
-            f"every class to have at least {config.min_images_per_class} distinct images",
-            lambda row: f"{row.label}: {row.images} images",
-            "Add images of these classes or leave the classes out; min_images_per_class is the limit.",
+            name="images_per_class",
+            rule=between("images", low=config.min_images_per_class),
+            observed=_number(classes["images"].min()),
+            threshold=config.min_images_per_class,
+            expected=f"every class to have at least {config.min_images_per_class} distinct images",
+            show=lambda row: f"{row.label}: {row.images} images",
+            advice="Add images of these classes or leave the classes out; min_images_per_class is the limit.",
         ),
         Check(
-            "class_ratio",
-            *_between("ratio", high=config.max_class_ratio),
-            *(_number(classes["ratio"].max()), config.max_class_ratio),
-            f"the largest class to be at most {config.max_class_ratio:g} times as large as any other",
-            lambda row: f"{row.label}: {row.images} images, {row.ratio:.1f} times fewer than the largest class",
-            "Read the scores by class: accuracy says little about a rare one. More images of it help most; "
-            "--set finetune.loop.rare_weight=0.5 makes each of them count for more.",
+            name="class_ratio",
+            rule=between("ratio", high=config.max_class_ratio),
+            observed=_number(classes["ratio"].max()),
+            threshold=config.max_class_ratio,
+            expected=f"the largest class to be at most {config.max_class_ratio:g} times as large as any other",
+            show=lambda row: f"{row.label}: {row.images} images, {row.ratio:.1f} times fewer than the largest class",
+            advice=(
+                "Read the scores by class: accuracy says little about a rare one. More images of it help most; "
+                "--set finetune.loop.rare_weight=0.5 makes each of them count for more."
+            ),
             binding=False,
         ),
         Check(
-            "trainable_classes",
-            *_between("trainable", low=2),
-            *(_number(classes["trainable"].min()), 2),
-            "every class to have at least two images outside of the given validation and test parts",
-            lambda row: f"{row.label}: {row.trainable} to learn from, {row.images} in all",
-            "Move images of these classes to the part that trains; what is never shown cannot be learnt.",
+            name="trainable_classes",
+            rule=between("trainable", low=2),
+            observed=_number(classes["trainable"].min()),
+            threshold=2,
+            expected="every class to have at least two images outside of the given validation and test parts",
+            show=lambda row: f"{row.label}: {row.trainable} to learn from, {row.images} in all",
+            advice="Move images of these classes to the part that trains; what is never shown cannot be learnt.",
         ),
     ]
 
 
-def _in_set(column: str, values: list[Any], tolerated_share: float) -> tuple[str, dict[str, Any]]:
+def _check_labels_occur(classes: pd.DataFrame, known: list[str]) -> Check:
+    return Check(
+        name="every_label_occurs",
+        rule=Rule("ExpectColumnDistinctValuesToContainSet", {"column": "label", "value_set": known}),
+        observed=list(classes["label"]),
+        threshold=known,
+        expected=f"every one of {', '.join(known)} to have images",
+        show=str,
+        advice="Add images of the missing classes, or take them out of the allowed labels.",
+    )
+
+
+def in_set(column: str, values: list[Any], tolerated_share: float) -> Rule:
+    """Return the rule that a column holds only ``values``, but for a share of its rows."""
     mostly = max(0.0, 1 - tolerated_share - EPSILON) if tolerated_share else 1.0
-    return "ExpectColumnValuesToBeInSet", {"column": column, "value_set": values, "mostly": mostly}
+    return Rule("ExpectColumnValuesToBeInSet", {"column": column, "value_set": values, "mostly": mostly})
 
 
-def _between(column: str, *, low: float | None = None, high: float | None = None) -> tuple[str, dict[str, Any]]:
-    return "ExpectColumnValuesToBeBetween", {"column": column, "min_value": low, "max_value": high}
+def between(column: str, *, low: float | None = None, high: float | None = None) -> Rule:
+    """Return the rule that every value of a column lies between ``low`` and ``high``, ends included."""
+    return Rule("ExpectColumnValuesToBeBetween", {"column": column, "min_value": low, "max_value": high})
 
 
 def _number(value: float) -> float | int:

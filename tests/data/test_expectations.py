@@ -204,8 +204,8 @@ def test_no_verdict_depends_on_the_index_of_the_manifest():
 
 
 def test_an_expectation_that_cannot_be_evaluated_is_a_fault_and_no_verdict(monkeypatch):
-    real = expectations._between
-    monkeypatch.setattr(expectations, "_between", lambda column, **limits: real(f"no_{column}", **limits))
+    real = expectations.between
+    monkeypatch.setattr(expectations, "between", lambda column, **limits: real(f"no_{column}", **limits))
     with pytest.raises(ExpectationFault, match="min_side could not be evaluated"):
         validate_dataset(make_manifest(), [], ValidateConfig())
 
