@@ -34,7 +34,7 @@ def check_training(
         raise ParamsError(f"--backbones: {Path(backbones).expanduser().resolve()} is not a folder")
     if data is not None:
         _glance_at(data.expanduser().resolve())
-    elif not home.intake.exists() and not home.dataset.exists() and not (home.root / "dvc.lock").exists():
+    elif not home.intake.exists() and not home.dataset.exists() and not home.lock.exists():
         raise WorkspaceError(f"{home.root} knows no images yet; give it some with: regraft train --data DIR")
 
 
@@ -42,7 +42,7 @@ def check_stage(home: "Workspace", name: str) -> None:
     """Raise WorkspaceError if the graph of the workspace has no stage ``name``."""
     import yaml
 
-    stages = list(yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"])
+    stages = list(yaml.safe_load(home.graph.read_text())["stages"])
     if name not in stages:
         raise WorkspaceError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(stages)}")
 

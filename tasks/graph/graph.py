@@ -49,7 +49,7 @@ class GraphError(RuntimeError):
 
 def list_stages(home: Workspace) -> list[str]:
     """Return the stage names in the order in which they depend on each other."""
-    return list(yaml.safe_load((home.root / "dvc.yaml").read_text())["stages"])
+    return list(yaml.safe_load(home.graph.read_text())["stages"])
 
 
 def refresh_watched(home: Workspace) -> None:

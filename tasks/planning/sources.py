@@ -112,7 +112,7 @@ def _answer_as_before(question: LayoutQuestion | SpellingQuestion, layout: Layou
 
 def _is_read(home: Workspace) -> bool:
     """Say whether the data set was made from the sources as they are known now: an origin may never have been read."""
-    lock = home.root / "dvc.lock"
+    lock = home.lock
     stages = yaml.safe_load(lock.read_text()).get("stages", {}) if lock.exists() else {}
     digest = hashlib.md5(home.intake.read_bytes(), usedforsecurity=False).hexdigest()
     return any(dep.get("md5") == digest for dep in stages.get("ingest", {}).get("deps", []))

@@ -135,7 +135,7 @@ def _plan_objects(home: Workspace, kept: set[str], count: int, with_remote: bool
 
 def _list_needed(home: Workspace, locks: Iterable[Path], read: Callable[[str], bytes | None]) -> set[str]:
     needed: set[str] = set()
-    for lock in [home.root / "dvc.lock", *locks]:
+    for lock in [home.lock, *locks]:
         if lock.exists():
             needed |= list_needed(lock.read_text(), read)
     return needed

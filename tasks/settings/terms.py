@@ -24,15 +24,6 @@ from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-KEPT = (
-    "params.yaml",
-    "code.yaml",
-    "dvc.lock",
-    "data/store/intake.json",
-    "data/store/frozen.csv",
-    "models/store/known_runs.jsonl",
-)
-"""What a run changes beside the outputs of its stages, relative to the workspace."""
 NOTE = "terms.json"
 
 
@@ -132,12 +123,13 @@ def put_back(home: Workspace) -> None:
     folder = _folder(home)
     if not folder.exists():
         return
-    ran = not _is_same(home.root / "dvc.lock", folder / "dvc.lock")
-    for name in KEPT:
-        if name == "params.yaml" and not _is_ours(home, folder):
+    before = Workspace(folder)
+    ran = not _is_same(home.lock, before.lock)
+    for kept, path in zip(_list_changed(before), _list_changed(home), strict=True):
+        if path == home.params and not _is_ours(home, folder):
             logger.warning("%s was edited since the run began; it stays as it is", home.params)
         else:
-            _restore(folder / name, home.root / name)
+            _restore(kept, path)
     watch_inherited(home)
     if ran:
         _bring_outputs(home)
@@ -170,24 +162,29 @@ def _begin(home: Workspace, terms: Terms) -> None:
     temporary = folder.with_name(".terms.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name in KEPT:
-        if (home.root / name).exists():
-            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(home.root / name, temporary / name)
+    for path, kept in zip(_list_changed(home), _list_changed(Workspace(temporary)), strict=True):
+        if path.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept)
     write_json(temporary / NOTE, {"terms": asdict(terms), "wrote": []})
     replace_folder(temporary, folder)
+
+
+def _list_changed(home: Workspace) -> list[Path]:
+    """Return what a run changes beside the outputs of its stages."""
+    return [home.params, home.code, home.lock, home.intake, home.frozen, home.known_runs]
 
 
 def _is_ours(home: Workspace, folder: Path) -> bool:
     """Say whether params.yaml holds what the run found or wrote, so that nobody's edit is lost."""
     if not home.params.exists():
         return True
-    wrote = [*_read_note(folder)["wrote"], _digest((folder / "params.yaml").read_bytes())]
+    wrote = [*_read_note(folder)["wrote"], _digest(Workspace(folder).params.read_bytes())]
     return _digest(home.params.read_bytes()) in wrote
 
 
 def _bring_outputs(home: Workspace) -> None:
-    if not (home.root / "dvc.lock").exists():
+    if not home.lock.exists():
         home.split.unlink(missing_ok=True)  # or the parts of refused images would count as decided
         return
     try:

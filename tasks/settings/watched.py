@@ -17,7 +17,7 @@ from regraft.tasks.workspace.workspace import Workspace
 
 def watch_inherited(home: Workspace) -> None:
     """Let the workspace's ``dvc.yaml`` name, for each stage, the keys of ``common`` that there are to inherit."""
-    graph = home.root / "dvc.yaml"
+    graph = home.graph
     try:
         text, content = graph.read_text(), yaml.safe_load(home.params.read_text())
     except (FileNotFoundError, yaml.YAMLError):

@@ -34,7 +34,7 @@ def pull(home: Workspace, *, every: bool = False) -> tuple[int, Exchange]:
         How many outputs came, and what else.
     """
     came = 0
-    if (home.root / "dvc.lock").exists():
+    if home.lock.exists():
         with explaining(home), open_repository(home.root) as repo:
             came = repo.pull()["stats"]["fetched"]
     return came, settle(home, every=every)

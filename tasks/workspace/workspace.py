@@ -37,6 +37,16 @@ class Workspace:
         return self.root / "code.yaml"
 
     @property
+    def graph(self) -> Path:
+        """Which stage reads and writes what."""
+        return self.root / "dvc.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """What every stage read and wrote when it last ran."""
+        return self.root / "dvc.lock"
+
+    @property
     def backbones_lock(self) -> Path:
         return self.root / "backbones.lock.json"
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from regraft.tasks.settings.inheritance import INHERITED, complete
 from regraft.tasks.settings.params import Params, load_params
+from regraft.tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -24,6 +25,21 @@ def test_stage_is_task_file_is_function_is_section() -> None:
         assert f"def {name}(home: Workspace)" in source
         assert stage["cmd"] == f"regraft stage {name}"
         assert name in sections
+
+
+def test_the_graph_reads_and_writes_what_the_workspace_names_and_no_stage_opens_anything_else() -> None:
+    home = Workspace(ROOT)
+    names = {name: member for name, member in vars(Workspace).items() if isinstance(member, property)}
+    places = {getattr(home, name).relative_to(ROOT).as_posix(): name for name in names}
+    caches = {"state", "latencies", "features", "training", "known_files"}  # safe to delete
+    free = caches | {"params", "backbones", "backbones_lock"}  # weights are held by a lock of their own
+    for stage, said in GRAPH["stages"].items():
+        listed = [next(iter(one)) if isinstance(one, dict) else one for one in (*said["deps"], *said["outs"])]
+        unknown = [path for path in listed if path not in places]
+        assert not unknown, (stage, unknown)
+        opened = set(re.findall(r"\bhome\.(\w+)", (ROOT / "tasks" / "stages" / f"{stage}.py").read_text()))
+        undeclared = opened & set(names) - free - {places[path] for path in listed}
+        assert not undeclared, (stage, undeclared)
 
 
 def test_every_stage_is_described_and_watches_its_section_what_it_inherits_and_its_code() -> None:

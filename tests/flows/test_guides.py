@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,18 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from regraft.data.synthetic.steel import SteelLine, render_folder
+
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 ORDER = ("first-model", "serve-label-retrain", "team", "reading-the-report")
 PORT = 3000
+PER_CLASS = 12
 HUNG_S = 7200
 """What ends a guide that hangs; a busy machine may need many times what an idle one does."""
 
 
 @pytest.fixture(scope="module")
-def desk(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the photos of a user."""
     folder = tmp_path_factory.mktemp("desk")
-    shutil.copytree(images, folder / "photos")
+    render_folder(folder / "photos", SteelLine.default(), PER_CLASS, seed=0)
     return folder
 
 
