@@ -26,7 +26,7 @@ CANDIDATES_PER_PICK = 4
 Why = Literal["random", "uncertain"]
 
 
-class Window(Protocol):
+class LabellingPool(Protocol):
     """The arrays of a slice of production that choosing needs; M answers."""
 
     ids: Sequence[str]
@@ -93,7 +93,7 @@ def spread_out(points: np.ndarray, count: int) -> list[int]:
 
 
 def choose_for_labelling(
-    window: Window,
+    window: LabellingPool,
     n: int,
     seed: int,
     *,

@@ -24,7 +24,7 @@ class SpellingQuestion(IntakeError):  # noqa: N818 - a question to the user
         )
 
 
-def find_look(label: str) -> str:
+def fold_spelling(label: str) -> str:
     """Return what a class name looks like: without case, accents of form, and kinds of gaps between words."""
     plain = unicodedata.normalize("NFKC", label).casefold().strip()
     return re.sub(r"(?<=\w)[\s_\-]+(?=\w)", " ", plain)
@@ -47,7 +47,7 @@ def settle_spellings(
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(spellings):
-        groups.setdefault(find_look(name), []).append(name)
+        groups.setdefault(fold_spelling(name), []).append(name)
     similar = [tuple(names) for names in groups.values() if len(names) > 1]
     asked = [names for names in similar if not decided.keys() >= set(names)]
     if asked and alike is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from regraft.data.sources.entries import IntakeError
 from regraft.data.sources.parts import PARTS
-from regraft.data.sources.spelling import find_look
+from regraft.data.sources.spelling import fold_spelling
 
 
 class LostClassError(IntakeError):
@@ -24,11 +24,11 @@ class UntaughtClassError(IntakeError):
 
 def list_lost(wanted: Mapping[str, str], present: Collection[str]) -> dict[str, str]:
     """Return the classes of ``wanted`` that have no image, each with why, or with the new class that looks like it."""
-    looks = {find_look(label): label for label in present}
+    looks = {fold_spelling(label): label for label in present}
     lost = {}
     for label, why in sorted(wanted.items()):
         if label not in present:
-            other = looks.get(find_look(label))
+            other = looks.get(fold_spelling(label))
             lost[label] = f"{why}; {other!r} looks like it: was it renamed?" if other else why
     return lost
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from regraft.data.validation.checking import Check, Rule, run_checks
 from regraft.data.validation.checking import ExpectationFault as ExpectationFault
-from regraft.data.validation.tables import Evidence, gather_evidence
+from regraft.data.validation.tables import DatasetTables, gather_evidence
 from regraft.data.validation.verdict import DataValidationError as DataValidationError
 from regraft.data.validation.verdict import ValidationVerdict
 from regraft.data.validation.verdict import format_failures as format_failures
@@ -72,7 +72,7 @@ def validate_dataset(
     return verdict
 
 
-def _list_file_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]:
+def _list_file_checks(evidence: DatasetTables, config: ValidateConfig) -> list[Check]:
     """Return the expectations on every listed file, in the order of the report."""
     images = evidence.files[evidence.files["readable"].astype(bool)]
     unreadable = round(1 - len(images) / max(len(evidence.files), 1), 6)
@@ -182,7 +182,7 @@ def _list_identity_checks(images: pd.DataFrame, config: ValidateConfig) -> list[
     ]
 
 
-def _list_class_checks(evidence: Evidence, config: ValidateConfig) -> list[Check]:
+def _list_class_checks(evidence: DatasetTables, config: ValidateConfig) -> list[Check]:
     """Return the expectations on every class, in the order of the report."""
     classes = evidence.classes
     return [

@@ -10,7 +10,7 @@ HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class DatasetTables:
     """Facts about a dataset that has been ingested.
 
     ``files`` has a row per listed file: ``shown`` names it and ``readable`` says whether it is in the dataset. The
@@ -27,7 +27,7 @@ class Evidence:
     classes: pd.DataFrame
 
 
-def gather_evidence(manifest: pd.DataFrame, quarantine: Sequence[dict[str, Any]]) -> Evidence:
+def gather_evidence(manifest: pd.DataFrame, quarantine: Sequence[dict[str, Any]]) -> DatasetTables:
     """Return the tables for a manifest and the rows of ``quarantine.json``."""
     sources = {*manifest["source"], *(item["source"] for item in quarantine)}
     readable = _gather_images(manifest.reset_index(drop=True), len(sources) > 1)
@@ -40,7 +40,7 @@ def gather_evidence(manifest: pd.DataFrame, quarantine: Sequence[dict[str, Any]]
         dtype=object,
     )
     files = pd.concat([readable, refused], ignore_index=True) if len(refused) else readable.assign(reason=None)
-    return Evidence(files, _gather_classes(manifest))
+    return DatasetTables(files, _gather_classes(manifest))
 
 
 def _gather_images(images: pd.DataFrame, name_source: bool) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from regraft.data.synthetic.steel import DRIFTED, SteelLine, render_folder
 from regraft.flows.demo.closing import close_loop
 from regraft.flows.demo.plant import Plant
 from regraft.flows.driver import run_flow
-from regraft.flows.server.following import Cause, Part, follow_run, wait_deployed
+from regraft.flows.server.following import Cause, FollowedProcess, follow_run, wait_deployed
 from regraft.flows.server.naming import address_deployment
 from regraft.flows.server.stack import (
     Server,
@@ -173,7 +173,7 @@ class Runner:
 
     home: Workspace
     api: str
-    parts: list[Part]
+    parts: list[FollowedProcess]
     tell: Callable[[str], None]
 
     def wait(self) -> None:
@@ -195,9 +195,9 @@ def _open_plant(home: Workspace, running: ExitStack, server: Server, story: Stor
     runner = start_runner(home, server.api)
     running.callback(stop, runner)
     parts = [
-        Part("Prefect server", server.process, server.log),
-        Part("runner", runner, home.logs / "runner.log"),
-        Part("endpoint", service, home.logs / "endpoint.log"),
+        FollowedProcess("Prefect server", server.process, server.log),
+        FollowedProcess("runner", runner, home.logs / "runner.log"),
+        FollowedProcess("endpoint", service, home.logs / "endpoint.log"),
     ]
     plant = Plant(f"http://127.0.0.1:{port}", SteelLine.default(), is_running=lambda: service.poll() is None)
     return plant, Runner(home, server.api, parts, story.tell)

@@ -18,7 +18,7 @@ FIRST_SEED = 1_000_000
 """Production images are rendered with seeds far from those of the training folder."""
 
 
-class EndpointError(RuntimeError):
+class PlantError(RuntimeError):
     """The endpoint will not answer with the version that is waited for; the message says why."""
 
     exit_code = 1
@@ -63,18 +63,18 @@ class Plant:
         """Return ``version`` once it answers; as long as the endpoint lives it is waited for.
 
         Raises:
-            EndpointError: If the endpoint ended, or refused that version.
+            PlantError: If the endpoint ended, or refused that version.
         """
         while True:
             if not self.is_running():
-                raise EndpointError(f"the endpoint {self.endpoint} ended before {version} answered")
+                raise PlantError(f"the endpoint {self.endpoint} ended before {version} answered")
             with suppress(httpx.HTTPError):
                 about = httpx.get(f"{self.endpoint}/version", timeout=10, trust_env=False).json()
                 if about["version"] == version and about["ready"]:
                     return version
                 refused = about.get("refused", {})
                 if refused.get("version") == version:
-                    raise EndpointError(f"the endpoint refused {version}: {refused['reason']}")
+                    raise PlantError(f"the endpoint refused {version}: {refused['reason']}")
             time.sleep(PAUSE_S)
 
     def await_traffic(self, counts: dict[str, int], more: int = 2) -> None:

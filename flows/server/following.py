@@ -38,7 +38,7 @@ class FlowRunFailed(RuntimeError):  # noqa: N818 - it is what happened to the ru
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FollowedProcess:
     """A process without which waiting is in vain, and the file that it writes."""
 
     name: str
@@ -63,7 +63,9 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def wait_deployed(api: str, deployment: str, parts: Sequence[Part], *, tell: Tell, by_event: bool = True) -> None:
+def wait_deployed(
+    api: str, deployment: str, parts: Sequence[FollowedProcess], *, tell: Tell, by_event: bool = True
+) -> None:
     """Return once the runner has registered ``deployment`` and, with ``by_event``, the automation that runs it.
 
     An event that is sent before is lost: no run comes of it.
@@ -88,7 +90,13 @@ def wait_deployed(api: str, deployment: str, parts: Sequence[Part], *, tell: Tel
 
 
 def follow_run(
-    api: str, deployment: str, since: datetime, parts: Sequence[Part], *, tell: Tell, cause: Cause | None = None
+    api: str,
+    deployment: str,
+    since: datetime,
+    parts: Sequence[FollowedProcess],
+    *,
+    tell: Tell,
+    cause: Cause | None = None,
 ) -> FlowRun:
     """Wait for the run of ``deployment`` that comes after ``since``, tell its task runs, return it when it has ended.
 
@@ -120,7 +128,7 @@ def follow_run(
         server.close()
 
 
-def _open(api: str, parts: Sequence[Part]) -> ServerApi:
+def _open(api: str, parts: Sequence[FollowedProcess]) -> ServerApi:
     def alive() -> None:
         for part in parts:
             if (code := part.process.poll()) is not None:

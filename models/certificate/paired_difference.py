@@ -162,7 +162,7 @@ def _measure_rest(d: np.ndarray, strata: np.ndarray, weights: np.ndarray, groups
     return total
 
 
-def estimate_needed(difference: Difference, smallest_gain: float) -> tuple[int, int, float]:
+def estimate_more_data(difference: Difference, smallest_gain: float) -> tuple[int, int, float]:
     """Return about how many more test images and label draws would settle the comparison, and at which difference.
 
     Where images come in groups, the images are in further groups of the same sizes.

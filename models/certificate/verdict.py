@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from regraft.models.certificate.paired_difference import Difference, estimate_needed, say_images
+from regraft.models.certificate.paired_difference import Difference, estimate_more_data, say_images
 from regraft.serving.files.durable import write_bytes, write_json
 
 CERTIFICATE_FILE, CURVE_FILE = "certificate.json", "curve.csv"
@@ -101,7 +101,7 @@ def decide_transfer(gain: Difference, floor: Difference, smallest_gain: float) -
     if gain.low > smallest_gain:
         better = "better" if floor.high < 0 else "as good"
         return Decided("no evidence", f"no evidence that transfer helps: {words}, but neighbours are {better}: {said}")
-    images, draws, effect = estimate_needed(gain, smallest_gain)
+    images, draws, effect = estimate_more_data(gain, smallest_gain)
     further = math.ceil(gain.groups * images / gain.images) if gain.groups else None
     needs = ((images, say_images(images, further).partition(" ")[2]), (draws, "label draws"))
     asked = " and ".join(f"{more} more {what}" for more, what in needs if more)

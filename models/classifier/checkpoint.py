@@ -100,7 +100,7 @@ class BackboneOrigin(BaseModel, frozen=True, extra="forbid"):
     source: str
 
 
-class Score(BaseModel, frozen=True, extra="forbid"):
+class ValidationFigures(BaseModel, frozen=True, extra="forbid"):
     """A head's figures on the validation part: accuracy with its 95 % Wilson interval, 0-1, and log loss in nats."""
 
     accuracy: float
@@ -137,7 +137,7 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     p_value: float
     strength: float
     temperature: float
-    validation: dict[str, Score]
+    validation: dict[str, ValidationFigures]
     weights_sha256: str = ""
 
     def describe_normalization(self) -> Normalization:

@@ -153,7 +153,7 @@ def count_epochs(
     return max(0, fresh + more)
 
 
-def rate_factor(step: int, steps: int, warmup_share: float) -> float:
+def scale_rate(step: int, steps: int, warmup_share: float) -> float:
     """Return the factor on the peak learning rate at ``step`` (from 0): linear warm-up, then half a cosine to 0."""
     warmup = max(1, round(warmup_share * steps))
     if step < warmup:

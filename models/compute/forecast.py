@@ -17,8 +17,8 @@ from regraft.models.compute.budget import Speed
 from regraft.models.compute.cost import GroupWork
 from regraft.models.compute.device import DeviceName, choose_device, limit_threads
 
-Part = Literal["decode", "select", "finetune", "evaluate", "certify", "export"]
-PARTS: tuple[Part, ...] = ("decode", "select", "finetune", "evaluate", "certify", "export")
+ForecastStep = Literal["decode", "select", "finetune", "evaluate", "certify", "export"]
+FORECAST_STEPS: tuple[ForecastStep, ...] = ("decode", "select", "finetune", "evaluate", "certify", "export")
 
 DECODERS = 2
 """Threads that decode; two of them were seen to be less than twice as fast, which ``DECODE_FACTOR`` holds."""
@@ -64,7 +64,7 @@ class Forecast:
         notes: What is not in the figures, in words.
     """
 
-    seconds: Mapping[Part, float | None]
+    seconds: Mapping[ForecastStep, float | None]
     cache_bytes: float | None
     memory_bytes: float | None
     notes: tuple[str, ...] = ()
@@ -193,7 +193,12 @@ def _now(device: torch.device) -> float:
 
 
 def forecast_run(
-    job: Job, speed: Speed, nominal: Speed, *, todo: Collection[Part] = PARTS, notes: tuple[str, ...] = ()
+    job: Job,
+    speed: Speed,
+    nominal: Speed,
+    *,
+    todo: Collection[ForecastStep] = FORECAST_STEPS,
+    notes: tuple[str, ...] = (),
 ) -> Forecast:
     """Return what the run takes; what cannot be forecast is None.
 
@@ -204,7 +209,7 @@ def forecast_run(
         todo: Parts that are not done yet; the others take no time.
         notes: Passed on.
     """
-    parts: dict[Part, float | None] = {"decode": _decode_s(job, todo)}
+    parts: dict[ForecastStep, float | None] = {"decode": _decode_s(job, todo)}
     if job.candidates:
         work = list(job.typical)
         parts["select"] = _select_s(job, speed, nominal)
@@ -212,7 +217,7 @@ def forecast_run(
         parts["evaluate"] = (job.test + job.validation) * speed.forward_s(work) + SCORE_S
         parts["certify"] = job.certify_s * slowness(job, speed, nominal) * CERTIFY_FACTOR
         parts["export"] = EXPORT_S + PARITY_PASSES * job.test * speed.forward_s(work)
-    seconds = {part: parts.get(part) if part == "decode" or part in todo else 0.0 for part in PARTS}
+    seconds = {part: parts.get(part) if part == "decode" or part in todo else 0.0 for part in FORECAST_STEPS}
     kept = job.train + 2 * job.validation + job.test + job.squares * job.sample
     pixels = 3.0 * job.side_px**2 * kept
     features = FEATURE_BYTES * (job.train + job.validation + len(job.candidates) * job.sample)
@@ -242,7 +247,7 @@ def _epoch_s(job: Job, speed: Speed) -> float:
     return job.train * speed.train_s(work, 0) + job.validation * speed.forward_s(work)
 
 
-def _decode_s(job: Job, todo: Collection[Part]) -> float | None:
+def _decode_s(job: Job, todo: Collection[ForecastStep]) -> float | None:
     """Return seconds of reading every file and of squares for the parts that are to do; ingest belongs to "decode"."""
     squares = {"select": job.squares * job.sample, "finetune": job.train + job.validation}
     squares["evaluate"] = job.test + job.validation

@@ -36,8 +36,8 @@ from regraft.models.pretraining.state import (
     LearningConfig,
     LearningState,
     check_loss,
-    choose_rows,
-    rate_factor,
+    list_batch_rows,
+    schedule_rate,
     seed_step,
     settle_batchnorms,
 )
@@ -169,7 +169,7 @@ class _Run:
 
     def look(self, step: int) -> Tensor:
         """Return the views of whole-network step ``step``, on the scale -1..1."""
-        rows = choose_rows(len(self.scenes), self.config.batch_size, step, self.config.seed)
+        rows = list_batch_rows(len(self.scenes), self.config.batch_size, step, self.config.seed)
         views = look_again(self.scenes[rows].to(self.device), seed_step(self.config.seed, step, self.device))
         return views.contiguous(memory_format=torch.channels_last)
 
@@ -196,7 +196,7 @@ def render_scenes(fields: np.ndarray, config: DistillationConfig, device: torch.
     """Return ``config.scenes`` scenes, uint8 ``(N, 3, S, S)`` on the CPU."""
     scenes = torch.empty((config.scenes, 3, config.train_px, config.train_px), dtype=torch.uint8)
     for batch, first in enumerate(range(0, config.scenes, config.batch_size)):
-        rows = choose_rows(len(fields), config.batch_size, batch, config.seed)
+        rows = list_batch_rows(len(fields), config.batch_size, batch, config.seed)
         chosen = torch.from_numpy(np.ascontiguousarray(fields[rows])).to(device)
         drawn = make_scenes(chosen, config.train_px, config.look, seed_step(config.seed + 1, batch, device))
         kept = scenes[first : first + config.batch_size]
@@ -244,7 +244,7 @@ def _advance(run: _Run, features: list[Tensor], stage: int) -> list[Tensor]:
 def _teach_stage(run: _Run, features: list[Tensor], stage: int, step: int) -> float:
     """Move one stage's weights once, on patches of the features around it; return the unexplained share."""
     config, (before, after) = run.config, features
-    rows = torch.from_numpy(choose_rows(len(before), config.batch_size, step, config.seed + 2 + stage))
+    rows = torch.from_numpy(list_batch_rows(len(before), config.batch_size, step, config.seed + 2 + stage))
     full, ratio = after.shape[-1], before.shape[-1] // after.shape[-1]
     side = min(full, max(6, full // 3))
     generator = seed_step(config.seed + 2 + stage, step, torch.device("cpu"))
@@ -258,7 +258,7 @@ def _teach_stage(run: _Run, features: list[Tensor], stage: int, step: int) -> fl
         missed = missed[..., 1:-1, 1:-1]
     loss = (missed**2 * run.scales[stage].weight).mean()
     check_loss(loss, step, config.stage_steps, config.stage_rate)
-    run.state.descend(loss, config.stage_rate * rate_factor(step, config.stage_steps))
+    run.state.descend(loss, config.stage_rate * schedule_rate(step, config.stage_steps))
     return loss.item()
 
 
@@ -275,7 +275,7 @@ def _teach_network(run: _Run, step: int) -> float:
     loss = torch.stack(losses).sum()
     check_loss(loss, step, config.steps, config.rate)
     ending = min(1.0, (config.steps - step) / max(1, config.steps // 5))
-    cosine = rate_factor(step, max(config.steps, config.rate_horizon))
+    cosine = schedule_rate(step, max(config.steps, config.rate_horizon))
     run.state.descend(loss, config.rate * cosine * ending)
     run.state.follow(config.average_decay, step)
     return losses[-2].item()

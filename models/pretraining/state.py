@@ -37,7 +37,7 @@ class PretrainingDiverged(RuntimeError):  # noqa: N818
     exit_code = 1
 
 
-def choose_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
+def list_batch_rows(count: int, batch_size: int, step: int, seed: int) -> np.ndarray:
     """Return the rows of batch ``step``: consecutive pieces of one shuffle per pass over the samples."""
     places = np.arange(step * batch_size, (step + 1) * batch_size)
     passes = places // count
@@ -53,7 +53,7 @@ def seed_step(seed: int, step: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed * 1_000_003 + step)
 
 
-def rate_factor(step: int, steps: int) -> float:
+def schedule_rate(step: int, steps: int) -> float:
     """Return the share of the peak rate: a linear rise over a twentieth of the steps, then half a cosine."""
     rise = max(1, steps // 20)
     if step < rise:

@@ -31,8 +31,8 @@ from regraft.models.pretraining.state import (
     LearningConfig,
     LearningState,
     check_loss,
-    choose_rows,
-    rate_factor,
+    list_batch_rows,
+    schedule_rate,
     seed_step,
     settle_batchnorms,
 )
@@ -176,7 +176,7 @@ def _train(
     saved = time.monotonic()
     run.network.train()
     while run.step < recipe.steps:
-        chosen = choose_rows(len(fields), recipe.batch_size, run.step, recipe.seed)
+        chosen = list_batch_rows(len(fields), recipe.batch_size, run.step, recipe.seed)
         batch = torch.from_numpy(np.ascontiguousarray(fields[chosen])).to(device)
         target = torch.from_numpy(labels[chosen].astype(np.int64)).to(device)
         run.figures.append(_take_step(run, batch, target, recipe))
@@ -199,7 +199,7 @@ def _take_step(run: LearningState, fields: Tensor, target: Tensor, recipe: Recip
         logits = run.network(views.contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
     check_loss(loss, run.step, recipe.steps, recipe.learning_rate)
-    run.descend(loss, recipe.learning_rate * rate_factor(run.step, recipe.steps))
+    run.descend(loss, recipe.learning_rate * schedule_rate(run.step, recipe.steps))
     run.follow(recipe.average_decay, run.step)
     return float((logits.argmax(1) == target).float().mean())
 
@@ -218,7 +218,7 @@ def _finish(
 def _draw_settling_views(fields: np.ndarray, recipe: RecipeConfig, device: torch.device) -> Iterator[Tensor]:
     """Yield up to 32 batches of fresh views at input size."""
     for step in range(min(32, recipe.steps)):
-        rows = choose_rows(len(fields), recipe.batch_size, step, recipe.seed + 1)
+        rows = list_batch_rows(len(fields), recipe.batch_size, step, recipe.seed + 1)
         generator = torch.Generator(device=device).manual_seed(step)
         batch = torch.from_numpy(np.ascontiguousarray(fields[rows])).to(device)
         yield make_views(batch, recipe.input_px, recipe.views, generator)

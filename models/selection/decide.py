@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.preprocessing import scale
 
-from regraft.models.selection.eligibility import Entry
+from regraft.models.selection.eligibility import EligibleBackbone
 from regraft.models.selection.ranking import mean_ranks
 from regraft.models.selection.rating import Rating
 from regraft.models.selection.result import Candidate, Rival, SelectConfig
@@ -17,7 +17,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class SelectionEvidence:
     """What is known of the candidates, by their names, before any of them is fine-tuned.
 
     Attributes:
@@ -30,7 +30,7 @@ class Evidence:
         record: What earlier runs say, where there were any.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, EligibleBackbone]
     codes: np.ndarray
     ratings: Mapping[str, Rating]
     ranks: Mapping[str, float]
@@ -44,19 +44,19 @@ class Evidence:
         return find_favourite(self.prior, self.entries)
 
 
-def find_favourite(prior: Mapping[str, float], entries: Mapping[str, Entry]) -> str | None:
+def find_favourite(prior: Mapping[str, float], entries: Mapping[str, EligibleBackbone]) -> str | None:
     """Return the candidate with the best prior, of equals the one of least work; None where none is known."""
     return max(prior, key=lambda name: (prior[name], -entries[name].gflops, name)) if prior else None
 
 
-def rank_candidates(evidence: Evidence, trials: Sequence[Trial]) -> list[Candidate]:
+def rank_candidates(evidence: SelectionEvidence, trials: Sequence[Trial]) -> list[Candidate]:
     """Return the rows of the ranking: the best mean rank first, of equals the least work."""
     entries = evidence.entries
     ordered = sorted(entries, key=lambda name: (evidence.ranks[name], entries[name].gflops, name))
     return [describe_candidate(name, evidence, trials) for name in ordered]
 
 
-def describe_candidate(name: str, evidence: Evidence, trials: Sequence[Trial]) -> Candidate:
+def describe_candidate(name: str, evidence: SelectionEvidence, trials: Sequence[Trial]) -> Candidate:
     """Return the row of the ranking."""
     entry, rating, codes = evidence.entries[name], evidence.ratings[name], evidence.codes
     score, low, high = rating.interval(codes)
@@ -160,7 +160,7 @@ def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
 
 
 def list_rivals(
-    chosen: str, ranking: Sequence[Candidate], evidence: Evidence, merits: Mapping[str, np.ndarray], seed: int
+    chosen: str, ranking: Sequence[Candidate], evidence: SelectionEvidence, merits: Mapping[str, np.ndarray], seed: int
 ) -> list[Rival]:
     """Return what the static prior, the track record and the probe alone would have taken, and their regret.
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EligibleBackbone:
     """A candidate that may compete: its weights and what one image costs."""
 
     backbone: Backbone
@@ -31,7 +31,7 @@ class Entry:
 
 def admit(
     names: Sequence[str], config: SelectConfig, store: Path, lock: Path, latencies: Path | None
-) -> tuple[dict[str, Entry], dict[str, str]]:
+) -> tuple[dict[str, EligibleBackbone], dict[str, str]]:
     """Retrieve the candidates and pass them through the gates; return who may compete and why others may not.
 
     Raises:
@@ -39,7 +39,7 @@ def admit(
             those pinned, or nothing that the mirror offers can be used.
         SelectionError: If nobody may compete.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, EligibleBackbone] = {}
     refused: dict[str, str] = {}
     unusable: dict[str, str] = {}
     for name in names:
@@ -63,7 +63,7 @@ def admit(
             unusable[name] = " ".join(str(error).split())
             logger.warning("candidate left out name=%s reason=%s", name, unusable[name])
             continue
-        if isinstance(found, Entry):
+        if isinstance(found, EligibleBackbone):
             entries[name] = found
         else:
             refused[name] = found
@@ -74,7 +74,7 @@ def admit(
     return entries, refused
 
 
-def judge(backbone: Backbone, config: SelectConfig, latencies: Path | None) -> Entry | str:
+def judge(backbone: Backbone, config: SelectConfig, latencies: Path | None) -> EligibleBackbone | str:
     """Return the candidate as it may compete, or why it may not."""
     network, size_px = build_backbone(backbone.folder), read_input(backbone.folder).size_px
     work = count_work(network, group_by_depth(network), size_px)
@@ -95,7 +95,7 @@ def judge(backbone: Backbone, config: SelectConfig, latencies: Path | None) -> E
     if objection is not None:
         return objection
     gflops, nominal = sum(group.gflops for group in work), 1000 * NOMINAL_SPEEDS["cpu"].forward_s(work)
-    return Entry(backbone, round(gflops, 4), round(nominal, 2), parameters, latency)
+    return EligibleBackbone(backbone, round(gflops, 4), round(nominal, 2), parameters, latency)
 
 
 def require_offered(mirror: str | None, unusable: dict[str, str]) -> None:

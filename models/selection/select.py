@@ -20,14 +20,14 @@ from regraft.models.prior.imagenet_accuracy import static_prior
 from regraft.models.selection.candidates import SquareFit, explain_nobody, list_fits, profile_aspects, sample_rows
 from regraft.models.selection.decide import (
     RESAMPLES,
-    Evidence,
+    SelectionEvidence,
     decide,
     find_favourite,
     list_columns,
     list_rivals,
     rank_candidates,
 )
-from regraft.models.selection.eligibility import Entry, SelectionError, admit
+from regraft.models.selection.eligibility import EligibleBackbone, SelectionError, admit
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
 from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone
 from regraft.models.selection.result import Candidate, FitTrial, SelectConfig, Selection
@@ -148,26 +148,26 @@ def list_names(config: SelectConfig) -> list[str]:
 
 def sample_ground(images: ImagesOnDemand, config: SelectConfig, store: FeatureStore) -> Ground:
     """Return what all candidates are compared on: a sample of the training images."""
-    rows = choose_rows(images.labels, images.parts, config)
+    rows = sample_training_rows(images.labels, images.parts, config)
     codes = np.unique(images.labels[rows], return_inverse=True)[1]
     groups = None if images.groups is None else images.groups[rows]
     return Ground(rows, codes, images.pixels_for, config, store, images.value_range, groups)
 
 
 def gather_evidence(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, EligibleBackbone],
     fit: SquareFit,
     ground: Ground,
     record: Mapping[str, float],
     progress: Callable[[int, int], None] | None,
-) -> Evidence:
+) -> SelectionEvidence:
     """Return what prior, record and a probe of every candidate say."""
     ratings = rate_all(entries, fit, ground, progress)
     merits = {name: rating.merit(ground.codes) for name, rating in ratings.items()}
     chances = bootstrap_best(merits, RESAMPLES, ground.config.seed, ground.groups)
     prior = list_prior(entries)
     ranks = mean_ranks(list_columns(ratings, prior, record))
-    return Evidence(entries, ground.codes, ratings, ranks, chances, prior, record)
+    return SelectionEvidence(entries, ground.codes, ratings, ranks, chances, prior, record)
 
 
 def list_prior(names: Iterable[str]) -> dict[str, float]:
@@ -176,7 +176,7 @@ def list_prior(names: Iterable[str]) -> dict[str, float]:
     return {name: prior.accuracy for name, prior in known.items() if prior is not None}
 
 
-def choose_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> np.ndarray:
+def sample_training_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> np.ndarray:
     """Return the sampled training rows.
 
     Raises:
@@ -194,7 +194,7 @@ def choose_rows(labels: np.ndarray, parts: np.ndarray, config: SelectConfig) -> 
 
 
 def choose_fit(
-    fits: Sequence[SquareFit], entries: Mapping[str, Entry], ground: Ground
+    fits: Sequence[SquareFit], entries: Mapping[str, EligibleBackbone], ground: Ground
 ) -> tuple[SquareFit, list[FitTrial]]:
     """Return the way to a square whose probe has the least log loss, and what each showed; one alone is not tried.
 
@@ -217,7 +217,7 @@ def choose_fit(
 
 
 def rate_all(
-    entries: Mapping[str, Entry],
+    entries: Mapping[str, EligibleBackbone],
     fit: SquareFit,
     ground: Ground,
     progress: Callable[[int, int], None] | None,
@@ -235,7 +235,7 @@ def rate_all(
 
 
 def halve(
-    evidence: Evidence,
+    evidence: SelectionEvidence,
     fit: SquareFit,
     ground: Ground,
     recipe: FinetuneConfig,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.budget import TrainingPlan, rate_factor
+from regraft.models.compute.budget import TrainingPlan, scale_rate
 from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.device import mixed_precision
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
@@ -116,7 +116,7 @@ def take_step(classifier: Classifier, optimizer: torch.optim.AdamW, setup: Train
     torch.manual_seed(seed_of(seed, 1, step))  # dropout and stochastic depth, where an architecture has them
     labels = torch.from_numpy(data.labels[rows]).to(device)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * rate_factor(step, plan.steps, config.warmup_share)
+        group["lr"] = group["peak"] * scale_rate(step, plan.steps, config.warmup_share)
     with mixed_precision(device):
         logits = classifier.score(setup.feed.embed_rows(rows, step))
         weights = weigh_classes(data.labels[data.train], logits.shape[1], config.rare_weight)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from regraft.models.classifier.checkpoint import Score
+from regraft.models.classifier.checkpoint import ValidationFigures
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.features.linear_probe import sum_log_loss
 from regraft.models.statistics.design import count_groups, measure_design
@@ -50,17 +50,17 @@ def choose_weights(merits: dict[str, np.ndarray], plan: TrainingPlan, groups: np
     return Choice(kept, lead.gained, lead.lost, lead.p_value, n, reason)
 
 
-def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Score:
+def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> ValidationFigures:
     """Return accuracy with its interval and log loss of logits ``(N, K)``, of images in ``groups`` ``(N,)``."""
     hits, n = rate_hits(logits, labels), len(labels)
     right = int(np.sum(hits))
     design = measure_design((hits - right / n) / n, labels, groups)
     low, high = wilson_interval(design.shrink(right), design.shrink(n))
     loss = sum_log_loss(logits.astype(np.float64), labels) / n
-    return Score(accuracy=right / n, accuracy_low=float(low), accuracy_high=float(high), loss=loss, n=n)
+    return ValidationFigures(accuracy=right / n, accuracy_low=float(low), accuracy_high=float(high), loss=loss, n=n)
 
 
-def format_history(train_loss: float, probe: Score, history: list[dict[str, float]]) -> str:
+def format_history(train_loss: float, probe: ValidationFigures, history: list[dict[str, float]]) -> str:
     """Return ``history.csv``: row 0 is the probe, then one row per epoch."""
     first = {"epoch": 0, "train_loss": train_loss, "val_loss": probe.loss, "val_accuracy": probe.accuracy}
     buffer = io.StringIO()

@@ -26,7 +26,7 @@ OUTPUTS = ("probabilities", "embedding", "logits")
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class ModelOutput:
     """What the model said: probabilities (B, K), embedding (B, D) and logits (B, K), all float32."""
 
     probabilities: np.ndarray
@@ -70,7 +70,7 @@ class ModelHandle:
         handle._check_golden()
         return handle
 
-    def predict(self, batch: np.ndarray) -> Prediction:
+    def predict(self, batch: np.ndarray) -> ModelOutput:
         """Return the answers for uint8 (B, S, S, 3), as ``regraft.serving.decoding.preprocess.prepare_image`` makes it.
 
         Raises:
@@ -82,7 +82,7 @@ class ModelHandle:
             raise ValueError(
                 f"expected uint8 (B, {size}, {size}, 3), got {got}; use regraft.serving.decoding.preprocess.load_input"
             )
-        return Prediction(*self._session.run(list(OUTPUTS), {"image": np.ascontiguousarray(batch)}))
+        return ModelOutput(*self._session.run(list(OUTPUTS), {"image": np.ascontiguousarray(batch)}))
 
     def reduce(self, embedding: np.ndarray) -> np.ndarray:
         """Return float32 (B, P) of (B, D) with the principal components of the reference."""

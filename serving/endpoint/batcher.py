@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from regraft.serving.bundle.runtime import ModelHandle, Prediction
+from regraft.serving.bundle.runtime import ModelHandle, ModelOutput
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class Batcher:
         """Reads as a claim: the thread runs."""
         return self._thread.is_alive()
 
-    def submit(self, handle: ModelHandle, pixels: np.ndarray) -> "Future[Prediction]":
+    def submit(self, handle: ModelHandle, pixels: np.ndarray) -> "Future[ModelOutput]":
         """Return the future answer for one uint8 (S, S, 3), as a batch of one.
 
         Raises:
             BatcherFullError: If too many wait.
         """
-        future: Future[Prediction] = Future()
+        future: Future[ModelOutput] = Future()
         try:
             self._queue.put_nowait((handle, pixels, future))
         except queue.Full as exc:
@@ -92,6 +92,6 @@ def _run_alone(batch: list[tuple[ModelHandle, np.ndarray, Future]], error: Excep
             future.set_exception(exc)
 
 
-def _slice(answer: Prediction, row: int) -> Prediction:
+def _slice(answer: ModelOutput, row: int) -> ModelOutput:
     part = slice(row, row + 1)
-    return Prediction(answer.probabilities[part], answer.embedding[part], answer.logits[part])
+    return ModelOutput(answer.probabilities[part], answer.embedding[part], answer.logits[part])

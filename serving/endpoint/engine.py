@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from regraft.serving.bundle.runtime import ModelHandle, Prediction
+from regraft.serving.bundle.runtime import ModelHandle, ModelOutput
 from regraft.serving.decoding.preprocess import ImageError, open_input, prepare_image
 from regraft.serving.decoding.quality import measure_quality
 from regraft.serving.endpoint.batcher import Batcher, BatcherFullError
@@ -215,7 +215,7 @@ class Engine:
         self.counters.note_slot(state)
 
 
-def _to_record(handle: ModelHandle, item: _Input, prediction: Prediction) -> PredictionRecord:
+def _to_record(handle: ModelHandle, item: _Input, prediction: ModelOutput) -> PredictionRecord:
     probabilities = prediction.probabilities[0]
     labels = tuple(handle.info.labels)
     return PredictionRecord(

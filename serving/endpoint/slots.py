@@ -18,7 +18,7 @@ RETRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedVersion:
     """A champion that was not put to work, and why; ``at`` is the monotonic time in seconds."""
 
     version: str
@@ -33,7 +33,7 @@ class SlotState:
 
     handle: ModelHandle | None = None
     seq: int = 0
-    refusal: Refusal | None = None
+    refusal: RefusedVersion | None = None
 
 
 class Slots:
@@ -129,7 +129,7 @@ class Slots:
 
     def _refuse(self, pointer: Pointer, reason: str) -> None:
         known = self.state.refusal
-        refusal = Refusal(pointer.champion, pointer.seq, reason, time.monotonic())
+        refusal = RefusedVersion(pointer.champion, pointer.seq, reason, time.monotonic())
         state = SlotState(self.state.handle, self.state.seq, refusal)
         if known is not None and (known.version, known.seq, known.reason) == (refusal.version, refusal.seq, reason):
             self.state = state  # the same once more: not news

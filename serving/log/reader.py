@@ -35,7 +35,7 @@ class FeedbackRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LoggedAnswers:
     """N answers, oldest first unless asked otherwise.
 
     ``ids``, ``versions``, ``labels`` (the predicted ones) and ``image_sha256`` have N entries; ``at`` (N,) is in Unix
@@ -56,7 +56,7 @@ class Window:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def keep_distinct(self, limit: int) -> "Window":
+    def drop_repeated(self, limit: int) -> "LoggedAnswers":
         """Return the latest answer of each of the ``limit`` images that were sent last, oldest first."""
         last = {sha256: row for row, sha256 in enumerate(self.image_sha256)}
         rows = sorted(last.values())[-limit:]
@@ -71,7 +71,7 @@ def read_window(
     since: float | None = None,
     limit: int | None = None,
     newest_first: bool = False,
-) -> Window:
+) -> LoggedAnswers:
     """Return answers from the log at ``path``.
 
     Args:
@@ -132,7 +132,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection | None]:
         connection.close()
 
 
-def _to_window(rows: list[tuple], names: dict[str, tuple[str, ...]]) -> Window:
+def _to_window(rows: list[tuple], names: dict[str, tuple[str, ...]]) -> LoggedAnswers:
     ids, at, versions, labels, hashes, *blobs = zip(*rows, strict=True) if rows else [()] * 8
     label_names = {names[version] for version in versions}
     widths = [{len(blob) for blob in column} for column in blobs]
@@ -140,7 +140,7 @@ def _to_window(rows: list[tuple], names: dict[str, tuple[str, ...]]) -> Window:
         known = ", ".join(sorted(set(versions)))
         raise ValueError(f"these answers are of versions that do not compare ({known}); ask for one version")
     probabilities, embeddings, quality = (_stack(column) for column in blobs)
-    return Window(
+    return LoggedAnswers(
         ids=list(ids),
         at=np.array(at, dtype=np.float64),
         versions=list(versions),

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from regraft.serving.log.reader import BUSY_TIMEOUT_S, FeedbackRow, Window, read_feedback, read_window
+from regraft.serving.log.reader import BUSY_TIMEOUT_S, FeedbackRow, LoggedAnswers, read_feedback, read_window
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class PredictionLog:
         since: float | None = None,
         limit: int | None = None,
         newest_first: bool = False,
-    ) -> Window:
+    ) -> LoggedAnswers:
         """Return a slice of the log as arrays; see ``regraft.serving.log.reader.read_window``."""
         return read_window(self.path, version, since, limit, newest_first)
 

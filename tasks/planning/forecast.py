@@ -23,10 +23,10 @@ from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
 from regraft.models.compute.device import choose_device
 from regraft.models.compute.forecast import (
     FINETUNE_FACTOR,
-    PARTS,
+    FORECAST_STEPS,
     Forecast,
+    ForecastStep,
     Job,
-    Part,
     forecast_run,
     measure_speed,
     prepare_s,
@@ -127,12 +127,12 @@ class _Basis:
             # The gate is no stage: it looks again on every run.
             again = self._try("the test images could not be counted", lambda: count_test_images(self.home))
             notes = (*self.notes, *([f"the gate asks about {again} test images once more"] if again else []))
-            return Forecast(dict.fromkeys(PARTS, 0.0), 0.0, 0.0, notes)
-        return self._forecast(PARTS if self._todo is None else self._todo)
+            return Forecast(dict.fromkeys(FORECAST_STEPS, 0.0), 0.0, 0.0, notes)
+        return self._forecast(FORECAST_STEPS if self._todo is None else self._todo)
 
-    def _forecast(self, todo: Collection[Part]) -> Forecast:
+    def _forecast(self, todo: Collection[ForecastStep]) -> Forecast:
         if not self._entries or self._speed is None:
-            return Forecast(dict.fromkeys(PARTS), None, None, tuple(self.notes))
+            return Forecast(dict.fromkeys(FORECAST_STEPS), None, None, tuple(self.notes))
         return forecast_run(self._job(), self._speed, self._nominal(), todo=todo, notes=tuple(self.notes))
 
     @property
@@ -144,7 +144,7 @@ class _Basis:
         """Return the forecast under ``params``, of which ``changed`` are new: what they decide is to do again."""
         self.params = params
         if changed and self._todo is not None:
-            self._todo = PARTS[PARTS.index("finetune") :] if not self._todo else self._todo
+            self._todo = FORECAST_STEPS[FORECAST_STEPS.index("finetune") :] if not self._todo else self._todo
         return self.forecast()
 
     def fit(self, budget_s: float) -> dict[str, float]:
@@ -153,7 +153,7 @@ class _Basis:
             self._look_closer()
         tuning, done = self.params.finetune, self._todo == ()
         # As if nothing were done yet: the same budget then means the same parameters.
-        told = self._forecast(PARTS)
+        told = self._forecast(FORECAST_STEPS)
         rest = sum(value or 0.0 for part, value in told.seconds.items() if part != "finetune")
         left = max(LEAST_S, MARGIN * budget_s - rest)
         if told.seconds["finetune"] is None or self._speed is None:
@@ -230,10 +230,10 @@ class _Basis:
         folder = [Path(mirror)] if mirror is not None and not is_address(mirror) else []
         return [self.home.backbones, *folder, embedded_folder()]
 
-    def _ask(self) -> tuple[Part, ...]:
+    def _ask(self) -> tuple[ForecastStep, ...]:
         """Return the parts that are to be done."""
         owners, pending = {"decode": "ingest"}, list_pending(self.home)
-        return tuple(part for part in PARTS if owners.get(part, part) in pending)
+        return tuple(part for part in FORECAST_STEPS if owners.get(part, part) in pending)
 
     def _time(self) -> tuple[float, float]:
         """Return seconds to open and measure a file, and seconds to a square, from a spread sample."""

@@ -14,7 +14,7 @@ from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.prefect_step import step
 from regraft.tasks.settings.params import load_params
 from regraft.tasks.steps.samples import JudgingSample, answer_sample, gather_sample
-from regraft.tasks.workspace.judgements import Judgement, count_judged, find_look, record_judgement
+from regraft.tasks.workspace.judgements import Judgement, count_judged, count_look, record_judgement
 from regraft.tasks.workspace.workspace import Workspace
 
 
@@ -46,7 +46,7 @@ def _judge(
         parts["present"] = whole.take(sample.present)
     if sample.old.any() and not sample.old.all():
         parts["old"] = whole.take(sample.old)
-    look = find_look(home, version, champion, hash_sample(sample, config))
+    look = count_look(home, version, champion, hash_sample(sample, config))
     return compare_versions(whole, **parts, look=look, config=config)
 
 

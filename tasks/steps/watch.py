@@ -66,7 +66,7 @@ def judge_traffic(home: Workspace) -> DriftVerdict:
     alarm = read_alarm(home, champion)
     # The same image sent again and again must not crowd the others out of the window.
     latest = read_window(home.predictions, version=champion, since=alarm.after, limit=REPEATS * config.window)
-    window = latest.keep_distinct(config.window)
+    window = latest.drop_repeated(config.window)
     labels = open_bundle(folder, verify=False).info.labels
     verdict = judge_window(read_reference(folder / "reference.npz"), window, config, labels)
     until = alarm.judged_until if verdict.decision == "insufficient" else float(latest.at.max())
@@ -150,7 +150,7 @@ def _fill_queue(
         limit = max(params.watch.window, params.retrain.min_labels, count)
         window = read_window(home.predictions, version=champion, limit=REPEATS * limit)
         fresh = choose_for_labelling(
-            window.keep_distinct(limit),
+            window.drop_repeated(limit),
             count - len(queue),
             seed=len(asked),
             labelled=labelled | {one.image_sha256 for one in asked},

@@ -43,7 +43,7 @@ def record_judgement(home: Workspace, judgement: Judgement) -> None:
     append_lines(home.judgements, [encode_line(asdict(judgement))])
 
 
-def find_look(home: Workspace, version: str, champion: str, sample: str) -> int:
+def count_look(home: Workspace, version: str, champion: str, sample: str) -> int:
     """Return which look at ``version`` beside ``champion`` this is; the same images once more are no further look."""
     seen = [one for one in read_judgements(home) if (one.version, one.champion) == (version, champion)]
     known = {one.sample: one.look for one in seen}

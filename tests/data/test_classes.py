@@ -2,7 +2,7 @@
 
 import pytest
 
-from regraft.data.sources.spelling import find_look
+from regraft.data.sources.spelling import fold_spelling
 from regraft.data.validation.classes import (
     LostClassError,
     UntaughtClassError,
@@ -61,4 +61,4 @@ def test_a_class_needs_two_images_to_learn_from(letters, taught):
     ],
 )
 def test_names_look_alike_by_case_blanks_and_dashes_only(one, other, alike):
-    assert (find_look(one) == find_look(other)) == alike
+    assert (fold_spelling(one) == fold_spelling(other)) == alike

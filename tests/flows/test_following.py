@@ -9,7 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from regraft.flows.server.following import Cause, FlowRunFailed, FollowError, Part, follow_run, now, wait_deployed
+from regraft.flows.server.following import (
+    Cause,
+    FlowRunFailed,
+    FollowedProcess,
+    FollowError,
+    follow_run,
+    now,
+    wait_deployed,
+)
 from regraft.flows.server.naming import FLOWS, address_deployment
 from regraft.flows.server.stack import StackError, running_server, start_runner, stop
 from regraft.tasks.steps.watch import EVENT, resource_of
@@ -19,7 +27,7 @@ from regraft.tasks.workspace.workspace import Workspace, init_workspace
 class Live:
     """A workspace that has never been trained, and what runs its deployments."""
 
-    def __init__(self, home: Workspace, api: str, parts: list[Part]) -> None:
+    def __init__(self, home: Workspace, api: str, parts: list[FollowedProcess]) -> None:
         self.home, self.api, self.parts = home, api, parts
         self.cause = Cause(EVENT, resource_of(home))
 
@@ -36,8 +44,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         runner = start_runner(home, server.api)
         try:
             parts = [
-                Part("Prefect server", server.process, server.log),
-                Part("runner", runner, home.logs / "runner.log"),
+                FollowedProcess("Prefect server", server.process, server.log),
+                FollowedProcess("runner", runner, home.logs / "runner.log"),
             ]
             wait_deployed(server.api, address_deployment(home, "retrain"), parts, tell=lambda text: None)
             yield Live(home, server.api, parts)
@@ -115,7 +123,7 @@ def test_without_a_runner_nothing_is_waited_for(live: Live, tmp_path: Path) -> N
     log.write_text("what it said last\n")
     ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
     ended.wait()
-    parts = [live.parts[0], Part("runner", ended, log)]
+    parts = [live.parts[0], FollowedProcess("runner", ended, log)]
     with pytest.raises(FollowError, match=r"(?s)runner ended with code 7.*runner.log.*what it said last"):
         follow_run(live.api, address_deployment(live.home, "retrain"), now(), parts, tell=lambda text: None)
 

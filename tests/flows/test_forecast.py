@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regraft.models.compute.forecast import PARTS
+from regraft.models.compute.forecast import FORECAST_STEPS
 from regraft.tasks.planning.forecast import fit_into, forecast_training
 from regraft.tasks.planning.intake import take_in
 from regraft.tasks.settings.duration import parse_duration
@@ -42,8 +42,8 @@ def home(make_workspace) -> Workspace:
 def test_a_first_run_is_forecast_from_the_list_of_its_images(home: Workspace, images: Path) -> None:
     told = forecast_training(home, images)
     assert told.notes == ()
-    assert set(told.seconds) == set(PARTS)
-    assert all(told.seconds[part] > 0 for part in PARTS)
+    assert set(told.seconds) == set(FORECAST_STEPS)
+    assert all(told.seconds[part] > 0 for part in FORECAST_STEPS)
     assert told.cache_bytes > 1e6
     assert "on this machine" in told.describe()
     assert not home.intake.exists()  # looked at, not taken in

@@ -7,7 +7,15 @@ import pytest
 
 from regraft.models.compute.budget import Speed
 from regraft.models.compute.cost import GroupWork
-from regraft.models.compute.forecast import PARTS, Forecast, Job, forecast_run, measure_speed, say_bytes, say_seconds
+from regraft.models.compute.forecast import (
+    FORECAST_STEPS,
+    Forecast,
+    Job,
+    forecast_run,
+    measure_speed,
+    say_bytes,
+    say_seconds,
+)
 
 SMALL, LARGE = (GroupWork(0.1, 0.01),) * 4, (GroupWork(0.5, 0.05),) * 4
 NOMINAL = Speed(200.0, 6.5)
@@ -51,8 +59,8 @@ def total(job: Job = JOB, speed: Speed = NOMINAL) -> float:
 def test_each_part_grows_with_its_own_work_and_no_other(more, parts):
     job = replace(JOB, max_epochs=1) if "train" in more else JOB  # else the budget, not the images, decides
     before, after = (forecast_run(one, NOMINAL, NOMINAL).seconds for one in (job, replace(job, **more)))
-    assert {part for part in PARTS if after[part] > before[part] + 1e-9} == parts
-    assert all(after[part] >= before[part] - 1e-9 for part in PARTS)
+    assert {part for part in FORECAST_STEPS if after[part] > before[part] + 1e-9} == parts
+    assert all(after[part] >= before[part] - 1e-9 for part in FORECAST_STEPS)
 
 
 def test_a_machine_of_half_the_speed_takes_twice_as_long_for_counted_work():
@@ -60,7 +68,7 @@ def test_a_machine_of_half_the_speed_takes_twice_as_long_for_counted_work():
     assert slow["finetune"] == pytest.approx(2 * told["finetune"])
     assert slow["certify"] == pytest.approx(2 * told["certify"])
     assert slow["decode"] == told["decode"]
-    assert all(slow[part] >= told[part] for part in PARTS)
+    assert all(slow[part] >= told[part] for part in FORECAST_STEPS)
 
 
 def test_fine_tuning_ends_with_the_clock_the_budget_or_the_last_epoch():

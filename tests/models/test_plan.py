@@ -11,7 +11,7 @@ from regraft.models.compute.budget import (
     Speed,
     TrainingLimits,
     plan_training,
-    rate_factor,
+    scale_rate,
 )
 from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
@@ -63,12 +63,12 @@ def test_a_batch_is_never_larger_than_the_training_part():
 
 
 def test_rates_warm_up_then_follow_half_a_cosine():
-    rates = [rate_factor(step, 100, 0.1) for step in range(100)]
+    rates = [scale_rate(step, 100, 0.1) for step in range(100)]
     assert rates[0] == 0.1
     assert rates[9] == rates[10] == 1
     assert rates[55] == pytest.approx(0.5)
     assert 0 < rates[99] < 0.01
-    assert rate_factor(0, 1, 0.1) == 1
+    assert scale_rate(0, 1, 0.1) == 1
 
 
 @pytest.mark.parametrize("name", ["test_resnet.tiny", "test_vit.tiny"])

@@ -14,7 +14,13 @@ from regraft.models.backbones.network import build_architecture, build_backbone,
 from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.extract import extract_features
 from regraft.models.features.linear_probe import fit_probe
-from regraft.models.pretraining.supervised import RecipeConfig, choose_rows, pretrain_backbone, rate_factor, seed_step
+from regraft.models.pretraining.supervised import (
+    RecipeConfig,
+    list_batch_rows,
+    pretrain_backbone,
+    schedule_rate,
+    seed_step,
+)
 from regraft.models.pretraining.views import ViewConfig, make_views
 
 EMBEDDED = sorted(path.parent for path in Path(regraft.models.embedded.__file__).parent.glob("*/model.safetensors"))
@@ -102,7 +108,7 @@ def test_training_learns_to_tell_stripes_apart(tmp_path):
 
 
 def test_every_batch_row_comes_once_per_pass():
-    rows = np.concatenate([choose_rows(10, 4, step, seed=0) for step in range(5)])
+    rows = np.concatenate([list_batch_rows(10, 4, step, seed=0) for step in range(5)])
     assert np.bincount(rows).tolist() == [2] * 10
 
 
@@ -113,7 +119,7 @@ def test_every_step_draws_its_own_views_and_again_the_same():
 
 
 def test_the_rate_rises_then_falls_to_nothing():
-    factors = [rate_factor(step, 100) for step in range(100)]
+    factors = [schedule_rate(step, 100) for step in range(100)]
     assert factors[0] == 0.2 and max(factors) == 1.0 and factors[-1] < 0.001
     assert factors[5:] == sorted(factors[5:], reverse=True)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from regraft.serving.bundle.runtime import Prediction
+from regraft.serving.bundle.runtime import ModelOutput
 from regraft.serving.endpoint.batcher import Batcher, BatcherFullError
 
 
@@ -17,12 +17,12 @@ class Recorder:
         self.gate, self.batches = gate, []
         self.info = SimpleNamespace(version="x")
 
-    def predict(self, batch: np.ndarray) -> Prediction:
+    def predict(self, batch: np.ndarray) -> ModelOutput:
         self.gate.wait()
         self.batches.append(batch[:, 0].tolist())
         if 13 in batch[:, 0]:
             raise ValueError("poison")
-        return Prediction(batch[:, :1], batch[:, :1], batch[:, :1])
+        return ModelOutput(batch[:, :1], batch[:, :1], batch[:, :1])
 
 
 @pytest.fixture
