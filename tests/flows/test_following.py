@@ -34,7 +34,7 @@ class Live:
     def emit(self, action: str) -> None:
         resource = {"prefect.resource.id": self.cause.resource, "regraft.action": action}
         event = {"id": str(uuid.uuid4()), "occurred": now().isoformat(), "event": EVENT, "resource": resource}
-        httpx.post(f"{self.api}/events", json=[event | {"related": [], "payload": {}}], timeout=60).raise_for_status()
+        httpx.post(f"{self.api}/events", json=[event | {"related": [], "payload": {}}], timeout=300).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_a_run_that_an_event_makes_is_followed_to_its_end(live: Live) -> None:
 def test_a_run_that_fails_ends_the_waiting_with_its_own_log(live: Live) -> None:
     since = now()
     address = address_deployment(live.home, "train")
-    found = httpx.get(f"{live.api}/deployments/name/{address}", timeout=60).json()
+    found = httpx.get(f"{live.api}/deployments/name/{address}", timeout=300).json()
     scheduled = {"state": {"type": "SCHEDULED"}}
-    httpx.post(f"{live.api}/deployments/{found['id']}/create_flow_run", json=scheduled, timeout=60).raise_for_status()
+    httpx.post(f"{live.api}/deployments/{found['id']}/create_flow_run", json=scheduled, timeout=300).raise_for_status()
     with pytest.raises(FlowRunFailed, match=r"(?s)failed: stage ingest in .*Its log ends:.*intake.json") as caught:
         follow_run(live.api, address, since, live.parts, tell=lambda text: None)
     assert "Traceback" not in str(caught.value)
@@ -87,7 +87,7 @@ def test_a_planned_stop_is_one_message_in_the_terminal_and_the_first_line_of_the
     assert (result.returncode, len(lines)) == (2, 1), result.stderr
     failed = {"state": {"type": {"any_": ["FAILED"]}}}
     query = {"flow_runs": failed, "sort": "START_TIME_DESC", "limit": 1}
-    runs = httpx.post(f"{live.api}/flow_runs/filter", json=query, timeout=60).json()
+    runs = httpx.post(f"{live.api}/flow_runs/filter", json=query, timeout=300).json()
     assert f"regraft: {runs[0]['state']['message']}" == lines[0]
     assert (runs[0]["state_type"], runs[0]["name"][:24]) == ("FAILED", "train: bad input, stage ")
 
@@ -129,7 +129,7 @@ def test_without_a_runner_nothing_is_waited_for(live: Live, tmp_path: Path) -> N
 
 
 def test_the_deployments_of_a_workspace_can_be_told_apart(live: Live) -> None:
-    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=60).json()
+    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=300).json()
     assert sorted(row["name"] for row in listed) == sorted(f"w-{flow}" for flow in FLOWS)
 
 
@@ -139,14 +139,14 @@ def test_names_of_an_earlier_release_go_and_names_of_another_workspace_stay(live
     from regraft.flows.deployments import forget_former_names, require_own_names
 
     namesake = init_workspace(tmp_path / "w")
-    found = httpx.get(f"{live.api}/deployments/name/{address_deployment(live.home, 'train')}", timeout=60).json()
+    found = httpx.get(f"{live.api}/deployments/name/{address_deployment(live.home, 'train')}", timeout=300).json()
     for name, home in (("w", live.home), ("x", live.home)):
         former = {"name": name, "flow_id": found["flow_id"], "parameters": {"workspace": str(home.root)}}
-        httpx.post(f"{live.api}/deployments/", json=former, timeout=60).raise_for_status()
+        httpx.post(f"{live.api}/deployments/", json=former, timeout=300).raise_for_status()
     with temporary_settings({PREFECT_API_URL: live.api}):
         forget_former_names(live.home)
         require_own_names(live.home)
         with pytest.raises(StackError, match=f"train/w-train as that of {live.home.root}"):
             require_own_names(namesake)
-    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=60).json()
+    listed = httpx.post(f"{live.api}/deployments/filter", json={}, timeout=300).json()
     assert sorted(row["name"] for row in listed) == ["w-retrain", "w-train", "w-watch", "x"]

@@ -65,7 +65,7 @@ def test_serving_and_asking_stay_on_this_machine(copied, tmp_path: Path) -> None
 
 
 def wait_until_ready(url: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         try:
             if httpx.get(url, timeout=2).status_code == 200:

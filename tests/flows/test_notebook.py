@@ -14,7 +14,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return what each code cell shows, as one text; a cell that raises stops the run."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(notebook, timeout=7200, resources={"metadata": {"path": str(folder)}}).execute()
     return [show(cell) for cell in notebook.cells if cell.cell_type == "code"]
 
 

@@ -16,7 +16,8 @@ from regraft.tasks.settings.params import set_params
 from regraft.tasks.steps.watch import EVENT, resource_of
 from regraft.tasks.workspace.workspace import Workspace
 
-PATIENCE_S = 90
+PATIENCE_S = 900
+"""What ends a test that hangs; a busy machine may need many times what an idle one does."""
 
 
 class Live:
@@ -29,7 +30,7 @@ class Live:
     def runs(self, flow: str) -> list[dict[str, Any]]:
         begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
         query = {"flows": {"name": {"any_": [flow]}}, "flow_runs": begun, "sort": "START_TIME_DESC", "limit": 50}
-        return httpx.post(f"{self.api}/flow_runs/filter", json=query, timeout=30).json()
+        return httpx.post(f"{self.api}/flow_runs/filter", json=query, timeout=300).json()
 
     def wait(self, flow: str, accept: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         deadline = time.monotonic() + PATIENCE_S
@@ -86,11 +87,13 @@ def test_a_drift_event_makes_a_retraining(live: Live) -> None:
     assert run["created_by"]["type"] == "AUTOMATION"
 
 
+@pytest.mark.slow
 def test_an_event_that_only_asks_for_labels_makes_none(live: Live) -> None:
-    before = len(live.runs("retrain"))
+    before = {run["id"] for run in live.runs("retrain")}
     live.emit("label")
-    time.sleep(12)
-    assert len(live.runs("retrain")) == before
+    live.emit("retrain")  # events are taken in order: once this one has made its run, the other one's would be there
+    live.wait("retrain", lambda run: run["id"] not in before and completed(run))
+    assert len({run["id"] for run in live.runs("retrain")} - before) == 1
 
 
 @pytest.mark.slow
@@ -101,11 +104,11 @@ def test_a_flow_run_shows_its_tasks_skipped_ones_as_cached_and_links_the_report(
     assert result.returncode == 0, result.stderr[-3000:]
     run = live.wait("train", completed)
     query = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    tasks = httpx.post(f"{live.api}/task_runs/filter", json=query, timeout=30).json()
+    tasks = httpx.post(f"{live.api}/task_runs/filter", json=query, timeout=300).json()
     states = {task["name"]: task["state_name"] for task in tasks}
     assert {states[name] for name in ("ingest", "validate", "split", "select", "finetune", "evaluate", "export")} == {
         "Cached"
     }
     assert {"register", "gate", "promote", "push", "summarize"} <= set(states)
-    made = httpx.post(f"{live.api}/artifacts/filter", json={}, timeout=30).json()
+    made = httpx.post(f"{live.api}/artifacts/filter", json={}, timeout=300).json()
     assert {"regraft-stages", "regraft-scores", "regraft-report"} <= {artifact["key"] for artifact in made}
