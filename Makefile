@@ -3,7 +3,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lint bench up clean
+.PHONY: help setup demo check test lint params bench up clean
 
 # Two test processes; a file's tests stay in one, in the order in which they are listed.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -29,6 +29,9 @@ check: lint ## lint, contracts and units: what to run before every commit (under
 
 test: $(READY) ## run the whole test suite
 	$(PYTEST)
+
+params: $(READY) ## write params.yaml anew after a knob was added or changed
+	$(BIN)/python -m regraft.tasks.settings.template > params.yaml.new && mv params.yaml.new params.yaml
 
 lint: $(READY) ## ruff, format and the floors of the architecture
 	$(BIN)/ruff check .

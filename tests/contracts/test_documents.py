@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from regraft.tasks.settings.inheritance import INHERITED, complete
 from regraft.tasks.settings.params import Params, load_params
+from regraft.tasks.settings.template import render_params
 from regraft.tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,10 @@ def describe_fields(model: type[BaseModel]) -> list[str]:
 
 def test_every_parameter_says_what_it_is() -> None:
     assert describe_fields(Params) == []
+
+
+def test_the_committed_parameters_are_written_by_the_docstrings() -> None:
+    assert render_params() == (ROOT / "params.yaml").read_text(), "run: make params"
 
 
 def test_every_yaml_in_the_repository_loads() -> None:
