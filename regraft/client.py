@@ -98,12 +98,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same for ``async`` code: every method is awaited.
-
-    Args:
-        url: Its address, as ``regraft serve`` prints it.
-        timeout_s: Seconds that an answer may take.
-    """
+    """``Client`` for ``async`` code: it is made with the same arguments, and every method is awaited."""
 
     def __init__(self, url: str = "http://127.0.0.1:3000", timeout_s: float = TIMEOUT_S) -> None:
         self.url = url

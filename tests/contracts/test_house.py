@@ -65,7 +65,7 @@ def test_the_house_is_measured_as_a_whole(house) -> None:
     figures = house.to_json()
     assert {room.partition("/")[0] for room in house.arrows} == set(script.FLOORS)
     assert figures["largest_file"]["lines"] <= 310
-    assert figures["repeated_runs"] <= 3
+    assert figures["repeated_runs"] == 0
     assert script.LOOP in {each.place for each in house.functions}
 
 
