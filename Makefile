@@ -24,7 +24,7 @@ $(READY): constraints.txt pyproject.toml
 demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (under 4 minutes)
 	$(BIN)/regraft demo
 
-check: lint ## lint, contracts and units: what to run before every commit (under a minute)
+check: lint ## lint, contracts and units: what to run before every commit
 	$(PYTEST) -m "not slow and not gpu" $(UNITS)
 
 test: $(READY) ## run the whole test suite

@@ -30,7 +30,7 @@ from regraft.models.training.batches import PixelFeed, score_images, seed_of
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import build_classifier
-from regraft.models.training.loop import TrainingDiverged, TrainingSetup, freeze_groups, set_training_mode, take_step
+from regraft.models.training.loop import TrainingDiverged, TrainingSetup, set_training_mode, take_step
 from regraft.models.training.optimizer import build_optimizer
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def train_condition(classifier: Classifier, data: TrainingData, recipe: Finetune
     """
     torch.manual_seed(recipe.seed)
     plan = make_plan(classifier, data, data.pixels.shape[1], recipe, classifier.head.weight.device)
-    optimizer = build_optimizer(classifier, freeze_groups(classifier, plan.frozen_groups), recipe.loop)
+    optimizer = build_optimizer(classifier, plan.frozen_groups, recipe.loop)
     feed = PixelFeed(classifier, data, recipe.loop.augment, recipe.seed)
     setup = TrainingSetup(feed, data, plan, recipe.loop, recipe.seed)
     set_training_mode(classifier, plan.batch_size)

@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan, scale_rate
-from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.device import mixed_precision
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.adabn import list_batchnorms
@@ -79,14 +78,6 @@ class TrainingRun:
         """Return the part that is not tensors."""
         names = ("step", "losses", "history", "best_epoch", "elapsed_s")
         return {name: getattr(self, name) for name in names}
-
-
-def freeze_groups(classifier: Classifier, frozen: int) -> dict[str, int]:
-    """Stop gradients of the first ``frozen`` depth groups; return the depth group of each parameter."""
-    groups = group_by_depth(classifier.backbone)
-    for name, parameter in classifier.backbone.named_parameters():
-        parameter.requires_grad_(groups[name] >= frozen)
-    return groups
 
 
 def set_training_mode(classifier: Classifier, batch_size: int) -> bool:
@@ -206,8 +197,7 @@ def run_training(
         TrainingDiverged: If a loss is not finite.
     """
     plan = setup.plan
-    groups = freeze_groups(classifier, plan.frozen_groups)
-    optimizer = build_optimizer(classifier, groups, setup.config)
+    optimizer = build_optimizer(classifier, plan.frozen_groups, setup.config)
     run = restore_run(classifier, optimizer, resume)
     started = saved = time.monotonic()
     saving_s, before = 0.0, run.elapsed_s

@@ -1,10 +1,11 @@
-"""The optimiser of fine-tuning: one learning rate per depth group, and its state as named tensors."""
+"""The optimiser of fine-tuning: which weights move and at which rate, and its state as named tensors."""
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
 from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.device import is_convolutional
 from regraft.models.training.augmentation import AugmentConfig
 
@@ -33,8 +34,17 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
     """Changes of the training images."""
 
 
-def build_optimizer(classifier: Classifier, groups: dict[str, int], config: LoopConfig) -> torch.optim.AdamW:
-    """Return AdamW with one rate per depth group; biases and norms are not decayed."""
+def freeze_groups(classifier: Classifier, frozen: int) -> dict[str, int]:
+    """Stop gradients of the first ``frozen`` depth groups; return the depth group of each parameter."""
+    groups = group_by_depth(classifier.backbone)
+    for name, parameter in classifier.backbone.named_parameters():
+        parameter.requires_grad_(groups[name] >= frozen)
+    return groups
+
+
+def build_optimizer(classifier: Classifier, frozen: int, config: LoopConfig) -> torch.optim.AdamW:
+    """Freeze ``frozen`` depth groups; return AdamW over the rest, one rate per group, biases and norms not decayed."""
+    groups = freeze_groups(classifier, frozen)
     # A transformer forgets in one step what a convolutional network shrugs off.
     default_lr, default_decay = (3e-4, 0.9) if is_convolutional(classifier.backbone) else (5e-5, 0.75)
     peak_lr, decay = config.backbone_lr or default_lr, config.layer_decay or default_decay

@@ -94,8 +94,14 @@ def drive_stage(home: Workspace, name: str, function: Callable[[Workspace], None
     """Skip stage ``name`` if it is current; otherwise run it and record its outputs.
 
     Raises:
-        GraphError: If an input of the stage does not exist, or its parameters were edited while it ran.
+        GraphError: If the workspace's graph has no such stage, an input of the stage does not exist, or its parameters
+            were edited while it ran.
     """
+    if name not in list_stages(home):
+        raise GraphError(
+            f"{home.graph} has no stage {name}: the workspace is older than it. Move that file away and run: regraft "
+            f"init {home.root}; it writes the graph of today, and what the other stages made still counts"
+        )
     refresh_watched(home)
     started = time.perf_counter()
     with open_repository(home.root) as repo:

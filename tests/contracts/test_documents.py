@@ -4,6 +4,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,7 +26,8 @@ def test_stage_is_task_file_is_function_is_section() -> None:
         source = (ROOT / "tasks" / "stages" / f"{name}.py").read_text()
         assert f"def {name}(home: Workspace)" in source
         assert stage["cmd"] == f"regraft stage {name}"
-        assert name in sections
+        read = re.findall(r'read_section\(home\.params, "(\w+)"', source)
+        assert set(read) == ({name} if name in sections else set())  # a stage without knobs has no section
 
 
 def test_the_graph_reads_and_writes_what_the_workspace_names_and_no_stage_opens_anything_else() -> None:
@@ -44,9 +46,12 @@ def test_the_graph_reads_and_writes_what_the_workspace_names_and_no_stage_opens_
 
 
 def test_every_stage_is_described_and_watches_its_section_what_it_inherits_and_its_code() -> None:
+    sections = {field.alias or name for name, field in Params.model_fields.items()}
     for name, stage in GRAPH["stages"].items():
         assert len(stage["desc"]) > 20
-        assert stage["params"] == [name, *(f"common.{key}" for key in INHERITED.get(name, ())), {"code.yaml": [name]}]
+        watched = [name] if name in sections else []
+        watched += [f"common.{key}" for key in INHERITED.get(name, ())]
+        assert stage["params"] == [*watched, {"code.yaml": [name]}]
 
 
 def test_every_stage_inherits_what_the_common_section_holds_and_its_own_knows() -> None:
@@ -64,7 +69,24 @@ def test_the_committed_parameters_are_the_defaults_and_complete() -> None:
     written = complete(yaml.safe_load((ROOT / "params.yaml").read_text()))
     for name, section in params:
         alias = Params.model_fields[name].alias or name
-        assert set(written[alias]) == set(type(section).model_fields), alias
+        assert list_keys(written[alias]) == list_fields(type(section)), alias
+
+
+def list_keys(section: dict[str, Any]) -> set[str]:
+    """Return the keys of a section, those of a group within it as ``group.key``."""
+    within = {f"{name}.{key}" for name, group in section.items() if isinstance(group, dict) for key in list_keys(group)}
+    return {name for name, value in section.items() if not isinstance(value, dict)} | within
+
+
+def list_fields(model: type[BaseModel]) -> set[str]:
+    """Return the fields of a section, those of a group within it as ``group.field``."""
+    groups = {
+        name: field.annotation
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    within = {f"{name}.{key}" for name, group in groups.items() for key in list_fields(group)}
+    return model.model_fields.keys() - groups.keys() | within
 
 
 def describe_fields(model: type[BaseModel]) -> list[str]:

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from regraft.serving.registry.registry import Registry
-from regraft.tasks.graph.graph import list_stages
+from regraft.tasks.graph.graph import GraphError, drive_stage, list_stages
 from regraft.tasks.settings.params import set_params
+from regraft.tasks.workspace.workspace import init_workspace
 
 BIN = Path(sys.executable).parent
 
@@ -98,6 +99,17 @@ def test_bad_parameters_are_all_named_and_exit_with_2(copied, run_regraft) -> No
     assert "finetune.epocs" in result.stderr
     assert "split.test_share" in result.stderr
     assert copied.home.params.read_bytes() == before
+
+
+def test_a_stage_that_the_graph_of_an_older_workspace_lacks_is_named_with_the_way_out(make_workspace) -> None:
+    home = make_workspace("older")
+    whole = home.graph.read_text()
+    home.graph.write_text(whole.replace("  certify:\n", "  proof:\n", 1))
+    with pytest.raises(GraphError, match=r"no stage certify.*regraft init") as caught:
+        drive_stage(home, "certify", lambda _: None)
+    assert caught.value.exit_code == 2
+    home.graph.unlink()
+    assert init_workspace(home.root).graph.read_text() == whole
 
 
 def test_a_folder_that_is_no_workspace_is_named(tmp_path: Path, run_regraft) -> None:

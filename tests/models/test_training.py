@@ -22,7 +22,6 @@ from regraft.models.training.finetune import FinetunePaths, build_classifier, fi
 from regraft.models.training.loop import (
     TrainingDiverged,
     TrainingSetup,
-    freeze_groups,
     run_training,
     set_training_mode,
     take_step,
@@ -60,9 +59,9 @@ def prepare(backbone, batch=8, frozen=0, config=None):
     widths = list_widths(network, 32)
     wanted = read_input(backbone.folder).normalization
     classifier = build_classifier(network, wanted, widths, 3, torch.device("cpu"))
-    groups = freeze_groups(classifier, frozen)
+    optimizer = build_optimizer(classifier, frozen, config or LoopConfig(augment=STILL))
     set_training_mode(classifier, batch)
-    return classifier, build_optimizer(classifier, groups, config or LoopConfig(augment=STILL))
+    return classifier, optimizer
 
 
 def set_up(classifier, data, plan, config=None):
