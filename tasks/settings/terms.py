@@ -125,7 +125,7 @@ def put_back(home: Workspace) -> None:
         return
     before = Workspace(folder)
     ran = not _is_same(home.lock, before.lock)
-    for kept, path in zip(_list_changed(before), _list_changed(home), strict=True):
+    for kept, path in zip(list_changed(before), list_changed(home), strict=True):
         if path == home.params and not _is_ours(home, folder):
             logger.warning("%s was edited since the run began; it stays as it is", home.params)
         else:
@@ -162,7 +162,7 @@ def _begin(home: Workspace, terms: Terms) -> None:
     temporary = folder.with_name(".terms.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for path, kept in zip(_list_changed(home), _list_changed(Workspace(temporary)), strict=True):
+    for path, kept in zip(list_changed(home), list_changed(Workspace(temporary)), strict=True):
         if path.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, kept)
@@ -170,7 +170,7 @@ def _begin(home: Workspace, terms: Terms) -> None:
     replace_folder(temporary, folder)
 
 
-def _list_changed(home: Workspace) -> list[Path]:
+def list_changed(home: Workspace) -> list[Path]:
     """Return what a run changes beside the outputs of its stages."""
     return [home.params, home.code, home.lock, home.intake, home.frozen, home.known_runs]
 

@@ -12,7 +12,7 @@ import pytest
 from regraft.data.sources.entries import IntakeError
 from regraft.tasks.graph.graph import GraphError, drive_stage, run_stage_alone
 from regraft.tasks.settings.params import ParamsError, load_params
-from regraft.tasks.settings.terms import KEPT, Terms, amend_terms, hold_terms, keep_terms
+from regraft.tasks.settings.terms import Terms, amend_terms, hold_terms, keep_terms, list_changed
 from regraft.tasks.stages.evaluate import evaluate
 from regraft.tasks.workspace.dvc_repo import open_repository
 from regraft.tasks.workspace.locks import WorkspaceBusy, hold_lock
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 
 def snapshot(home: Workspace) -> dict[str, bytes | None]:
-    return {name: (home.root / name).read_bytes() if (home.root / name).exists() else None for name in KEPT}
+    return {path.name: path.read_bytes() if path.exists() else None for path in list_changed(home)}
 
 
 @pytest.fixture
