@@ -23,16 +23,15 @@ import torch
 from benchmarks.peers.problem import Problem, Stopwatch, report_timing, score_labels
 from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.network import read_input
-from regraft.models.backbones.split import cut_backbone
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.device import Compute, deterministic_kernels, limit_threads
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.selection.candidates import describe_preprocess
-from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
+from regraft.models.training.batches import Feed, score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
-from regraft.models.training.finetune import build_classifier
+from regraft.models.training.finetune import build_classifier, open_feed
 from regraft.models.training.linear_start import prepare_start
 from regraft.models.training.loop import TrainingSetup, run_training
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
@@ -123,18 +122,7 @@ def run(problem: Problem, folder: Path, enough: float) -> dict:
         truth = np.array([names.index(label) for label in problem.test_labels])
         test = TrainingData(asked, truth, np.arange(len(truth)), np.arange(0))
         plan = make_plan(classifier, data, spec.size_px, config, torch.device("cpu"))
-        feed: Feed = PixelFeed(classifier, data, config.loop.augment, config.seed)
-        if plan.views:
-            cut = cut_backbone(classifier.backbone, plan.frozen_groups, spec.size_px)
-            feed = ActivationFeed(
-                classifier,
-                cut,
-                data,
-                config.loop.augment,
-                plan=plan,
-                seed=config.seed,
-                folder=folder / "activations",
-            )
+        feed = open_feed(classifier, data, plan, config, folder / "activations")
         timed = AskedFeed(feed, classifier, test, names, watch, enough)
         with contextlib.suppress(Reached):
             timed.ask()  # the probe

@@ -159,6 +159,18 @@ def hash_inputs(
     return digest.hexdigest()
 
 
+def open_feed(
+    classifier: Classifier, data: TrainingData, plan: TrainingPlan, config: FinetuneConfig, folder: Path
+) -> Feed:
+    """Return what training reads: activations kept in ``folder`` where the plan keeps views of them, else pixels."""
+    augment, seed = config.loop.augment, config.seed
+    if not plan.views:
+        return PixelFeed(classifier, data, augment, seed)
+    cut = cut_backbone(classifier.backbone, plan.frozen_groups, data.pixels.shape[1])
+    assert cut is not None  # the plan has looked
+    return ActivationFeed(classifier, cut, data, augment, plan=plan, seed=seed, folder=folder)
+
+
 def train_from(
     classifier: Classifier,
     data: TrainingData,
@@ -168,19 +180,7 @@ def train_from(
     progress: Callable[[int, int], None] | None,
 ) -> TrainingRun:
     """Fine-tune from the head that ``classifier`` has, on pixels or on kept activations as the plan says."""
-    feed: Feed = PixelFeed(classifier, data, config.loop.augment, config.seed)
-    if plan.views:
-        cut = cut_backbone(classifier.backbone, plan.frozen_groups, data.pixels.shape[1])
-        assert cut is not None  # the plan has looked
-        feed = ActivationFeed(
-            classifier,
-            cut,
-            data,
-            config.loop.augment,
-            plan=plan,
-            seed=config.seed,
-            folder=resume.folder / "activations",
-        )
+    feed = open_feed(classifier, data, plan, config, resume.folder / "activations")
     stop_s = config.stop_s or max(STOP_FACTOR * config.budget_s, STOP_LEAST_S)
     setup = TrainingSetup(feed, data, plan, config.loop, config.seed)
     return run_training(classifier, setup, resume, stop_s=stop_s, progress=progress)
