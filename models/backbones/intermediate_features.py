@@ -16,7 +16,7 @@ from regraft.models.compute.cost import group_by_depth, group_modules
 logger = logging.getLogger(__name__)
 
 DEPTH_SHARES = (0.5, 0.75, 1.0)
-"""Where the chain is tapped, as shares of its depth; the last is the map that the embedding is pooled from."""
+"""Depths whose maps add their statistics, as shares of all; the last is the map that the embedding is pooled from."""
 SMALLEST_VARIANCE = 1e-6
 
 

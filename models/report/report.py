@@ -255,7 +255,7 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
         "classes": metrics["classes"],
         "class_bounds": bound_scores(metrics["classes"], "f1"),
         "selection_bounds": bound_scores(content.selection, "accuracy"),
-        "last_round": any(row.get("last_round") is not None for row in content.selection),
+        "has_trials": any(row.get("last_round") is not None for row in content.selection),
         "tradeoff": draw_tradeoff(timed) if len(timed) > 1 else None,
         "facts_of_data": choose_facts(content.summary),
         "reasons": Counter(row["reason"] for row in content.quarantine).most_common(),

@@ -60,7 +60,7 @@ def describe_candidate(name: str, evidence: SelectionEvidence, trials: Sequence[
     """Return the row of the ranking."""
     entry, rating, codes = evidence.entries[name], evidence.ratings[name], evidence.codes
     score, low, high = rating.interval(codes)
-    last_round = [trial.accuracy for trial in trials if trial.name == name]
+    accuracies = [trial.accuracy for trial in trials if trial.name == name]
     return Candidate(
         name=name,
         score=score,
@@ -74,7 +74,7 @@ def describe_candidate(name: str, evidence: SelectionEvidence, trials: Sequence[
         **rating.scores.to_figures(),
         prior=evidence.prior.get(name),
         record=evidence.record.get(name),
-        last_round=last_round[-1] if last_round else None,
+        last_round=accuracies[-1] if accuracies else None,
         gflops=entry.gflops,
         nominal_ms=entry.nominal_ms,
         latency_ms=entry.latency_ms,
@@ -176,12 +176,12 @@ def list_rivals(
     for chooser, name in choices.items():
         if name is None:
             continue
-        last_round = chosen in merits and name in merits
-        ours, theirs = (merits[each] if last_round else ratings[each].merit(evidence.codes) for each in (chosen, name))
+        tuned = chosen in merits and name in merits
+        ours, theirs = (merits[each] if tuned else ratings[each].merit(evidence.codes) for each in (chosen, name))
         low, high = resample_mean(ours - theirs, seed, ratings[chosen].groups)
         rivals.append(
             Rival(chooser=chooser, chosen=name, regret=float((ours - theirs).mean()), low=low, high=high,
-                  basis="halving" if last_round else "probe")
+                  basis="halving" if tuned else "probe")
         )  # fmt: skip
     return rivals
 

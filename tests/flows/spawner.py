@@ -9,12 +9,12 @@ with the real console script (``test_answered_at_once.py``). One request a line 
 import importlib
 import json
 import os
+import pkgutil
 import sys
 from typing import Any
 
 HEAVY = ("regraft.models.compute.torchvision_gap", "torch", "timm", "dvc.repo", "great_expectations", "onnxruntime")
-STAGES = ("ingest", "validate", "split", "select", "finetune", "evaluate", "certify", "export")
-STEPS = ("collect", "gate", "promote", "push", "register", "watch")
+ROOMS = ("regraft.tasks.stages", "regraft.tasks.steps")
 
 
 def run_command(request: dict[str, Any]) -> None:
@@ -36,8 +36,9 @@ def serve() -> None:
     """Answer requests until standard input ends."""
     import regraft.serving.silence  # noqa: F401
 
-    stages = [f"regraft.tasks.stages.{name}" for name in STAGES]
-    for name in (*HEAVY, *stages, *(f"regraft.tasks.steps.{step}" for step in STEPS), "regraft.flows.cli"):
+    rooms = [importlib.import_module(room) for room in ROOMS]
+    tasks = [found.name for room in rooms for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")]
+    for name in (*HEAVY, *tasks, "regraft.flows.cli"):
         importlib.import_module(name)
     assert "prefect" not in sys.modules
     while line := sys.stdin.readline():
