@@ -2,19 +2,15 @@
 
 Everything is repeated on a few draws of labelled images with equal trials and counted budgets; the draws are in
 ``models/statistics/draws.py``, the conditions in ``models/certificate/baselines.py``, the interval in
-``models/certificate/paired_difference.py``, the learning curves in ``models/certificate/learning_curve.py``, the
-verdict in ``models/certificate/verdict.py``.
+``models/certificate/paired_difference.py``, the learning curves in ``models/certificate/learning_curve.py``, what
+all of it amounts to in ``models/certificate/findings.py`` and ``models/certificate/verdict.py``.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
 
 from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.network import build_architecture, read_config
@@ -27,61 +23,21 @@ from regraft.models.certificate.baselines import (
     open_transfer,
     run_network,
 )
-from regraft.models.certificate.learning_curve import find_crossing, fit_curve, value_labels
-from regraft.models.certificate.paired_difference import measure_difference, say_images
-from regraft.models.certificate.verdict import CONDITIONS, Certificate, Condition, decide_transfer
-from regraft.models.compute.device import DeviceName, deterministic_kernels, is_convolutional, limit_threads
+from regraft.models.certificate.config import CertifyConfig, write_recipe
+from regraft.models.certificate.findings import SURE, compare_conditions, write_certificate
+from regraft.models.certificate.verdict import CONDITIONS, Certificate, decide_transfer
+from regraft.models.compute.device import deterministic_kernels, is_convolutional, limit_threads
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
-from regraft.models.statistics.merits import weigh_total
-from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.data import LabelledImages
-from regraft.models.training.optimizer import LoopConfig
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
+FEWEST_DRAWS = 2
+"""Draws before the first look: one alone shows nothing of how draws differ."""
 FEWEST = 4
 """Labelled images of a class below which nothing is certified, and test images likewise."""
-FEW_STEPS = 200
-"""Steps from scratch below which the certificate says that they are few."""
-MORE_LABELS = 100
-
-
-class CertifyConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """How the certificate is measured: images, draws, budgets, and the gain that counts."""
-
-    draws: int = Field(3, ge=2)
-    """Times that labelled images are drawn, each with its own order and its own random network."""
-    max_images: int = Field(200, ge=8)
-    """Labelled images of a draw at most; never more than four in five of those known."""
-    max_test: int = Field(200, ge=8)
-    """Test images at most; all draws share them."""
-    size_px: int = Field(96, ge=16)
-    """Side at which convolutional networks are compared, where they want more; the same for all conditions.
-    Transformers keep theirs."""
-    trial_s: float = Field(2.0, gt=0)
-    """Seconds on the nominal machine, counted, that the pretrained weights are trained for on each draw."""
-    scratch_factor: float = Field(3.0, ge=1)
-    """Times as long that training from scratch gets: it needs three to five times the steps."""
-    max_epochs: int = Field(12, ge=1)
-    """Passes over a draw at most, however small the network; from scratch as many times more."""
-    scratch_lr: float = Field(1e-3, gt=0)
-    """Peak learning rate of all layers from scratch."""
-    sizes: tuple[float, ...] = Field((0.25, 0.5, 1.0), min_length=1)
-    """Shares of a draw at which the learning curve is measured, ascending; budgets shrink alike."""
-    smallest_gain: float = Field(0.01, ge=0, le=1)
-    """Difference in balanced accuracy that counts; the interval must lie beyond it."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Two-sided coverage of the intervals."""
-    loop: LoopConfig = LoopConfig()
-    """Rates, regularisation and augmentation of the training trials."""
-    seed: int = Field(0, ge=0)
-    """Of draws, random networks, order and augmentation."""
-    device: DeviceName = "auto"
-    """Where to compute."""
-    threads: int = Field(2, ge=1)
-    """CPU threads; part of the recipe, because sums are split by thread."""
 
 
 def choose_side(backbone: Backbone, spec: PreprocessSpec, config: CertifyConfig) -> PreprocessSpec:
@@ -112,7 +68,7 @@ def certify(
             Where images come in groups, labels are drawn by group, and other test images are those of other groups.
         config: Draws, budgets and threshold.
         adapt_images: Known images, at most, on which the pretrained BatchNorm statistics are re-estimated.
-        progress: Called with (trainings done, trainings in all).
+        progress: Called with (trainings done, trainings in all); at the end those that were not needed count as done.
     """
     material, names = draw_material(images, config.max_images, config.max_test, config.seed), images.names
     n = min(config.max_images, int(KNOWN_SHARE * len(material.known)))
@@ -158,139 +114,30 @@ def run_conditions(
     }
     neighbours = open_neighbours(material)
     transfer = open_transfer(backbone, material, adapt_images, write_recipe("transfer", n, n, 0, config))
-    done, whole = 0, config.draws * len(sizes) * 2
+    done, whole, settled = 0, config.draws * len(sizes) * 2, False
     for draw in range(config.draws):
         rows = order_rows(material.labels, material.known, [config.seed, 3, draw], material.groups)[:n]
-        scratch = open_scratch(backbone, material, rows, draw, write_recipe("scratch", n, n, draw, config))
+        settled = settled or (draw >= FEWEST_DRAWS and is_settled(outcomes, material, n, config))
+        networks = {"transfer": transfer}
+        if not settled:
+            recipe = write_recipe("scratch", n, n, draw, config)
+            networks["scratch"] = open_scratch(backbone, material, rows, draw, recipe)
         for size in sizes:
             outcomes["neighbours", size].append(neighbours(rows[:size]))
-            for condition, network in (("transfer", transfer), ("scratch", scratch)):
+            for condition, network in networks.items():
                 recipe = write_recipe(condition, size, n, draw, config)
                 outcomes[condition, size].append(run_network(network, material, rows[:size], recipe))
                 done += 1
                 if progress is not None:
                     progress(done, whole)
+    if progress is not None:
+        progress(whole, whole)
     return outcomes
 
 
-def write_recipe(condition: str, size: int, n: int, draw: int, config: CertifyConfig) -> FinetuneConfig:
-    """Return the recipe of a condition's training trial: from scratch longer, at one rate, and all layers."""
-    factor, loop, least = 1.0, config.loop, 3
-    if condition == "scratch":
-        factor, least = config.scratch_factor, 1
-        loop = loop.model_copy(update={"backbone_lr": config.scratch_lr, "layer_decay": 1.0})
-    budget_s = config.trial_s * factor * size / n
-    return FinetuneConfig(
-        budget_s=budget_s,
-        image_s=budget_s,
-        max_epochs=round(config.max_epochs * factor),
-        min_epochs=least,
-        views=0,
-        loop=loop,
-        seed=config.seed * 1000 + draw,
-        device=config.device,
-        threads=config.threads,
-    )
-
-
-def write_certificate(
-    outcomes: Mapping[tuple[str, int], Sequence[Outcome]],
-    answers: np.ndarray,
-    config: CertifyConfig,
-    facts: Mapping[str, Any],
-    groups: np.ndarray | None = None,
-) -> Certificate:
-    """Return the certificate that the outcomes of all conditions amount to; ``groups`` are those of the test images."""
-    n = facts["n"]
-    merits = {key: np.stack([outcome.merits for outcome in found]) for key, found in outcomes.items()}
-    measure = partial(measure_difference, strata=answers, confidence=config.confidence, groups=groups)
-    gain = measure(merits["transfer", n], merits["scratch", n])
-    floor = measure(merits["transfer", n], merits["neighbours", n])
-    decided = decide_transfer(gain, floor, config.smallest_gain)
-    conditions = [
-        describe_condition(name, size, found, answers, config, n, groups) for (name, size), found in outcomes.items()
-    ]
-    return Certificate(
-        **facts,
-        **asdict(decided),
-        gain=gain,
-        floor=floor,
-        conditions=conditions,
-        notes=list_notes(config, facts, outcomes["scratch", n]),
-        **describe_curves(conditions, gain.low > 0, config, len(answers)),
-    )
-
-
-def describe_condition(
-    condition: str,
-    size: int,
-    found: Sequence[Outcome],
-    answers: np.ndarray,
-    config: CertifyConfig,
-    n: int,
-    groups: np.ndarray | None,
-) -> Condition:
-    """Return the figures of one condition at one size."""
-    merits = np.stack([outcome.merits for outcome in found])
-    level = measure_difference(merits, np.zeros_like(merits), answers, config.confidence, groups=groups)
-    return Condition(
-        condition=condition,
-        n=size,
-        accuracy=level.value,
-        low=max(0.0, level.low),
-        high=level.high,
-        by_draw=[weigh_total(row, answers) for row in merits],
-        taken=[outcome.kind for outcome in found],
-        budget_s=0.0 if condition == "neighbours" else write_recipe(condition, size, n, 0, config).budget_s,
-        steps=[outcome.steps for outcome in found],
-        frozen_groups=found[0].frozen_groups,
-    )
-
-
-def describe_curves(conditions: Sequence[Condition], ahead: bool, config: CertifyConfig, images: int) -> dict[str, Any]:
-    """Return fits, crossing and the worth of more labels; nothing where fewer than three sizes were measured."""
-    sizes = sorted({condition.n for condition in conditions})
-    if len(sizes) < 3:
-        return {}
-    rows = [row for row in conditions if (row.condition, row.n) == ("scratch", sizes[-1])]
-    fits, steps = {}, max(max(row.steps) for row in rows)
-    for name in ("transfer", "scratch"):
-        rows = sorted(
-            (condition for condition in conditions if condition.condition == name), key=lambda condition: condition.n
-        )
-        fits[name] = fit_curve(np.array(sizes), 1 - np.array([condition.by_draw for condition in rows]).T, images)
-    return {
-        "fits": {name: asdict(fit) for name, fit in fits.items()},
-        "crossing": asdict(find_crossing(fits["transfer"], fits["scratch"], ahead=ahead, steps=steps)),
-        "next_labels": asdict(value_labels(fits["transfer"], MORE_LABELS, config.confidence)),
-    }
-
-
-def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequence[Outcome]) -> list[str]:
-    """Return how it was measured, in sentences; ``scratch`` is that condition on each draw."""
-    steps = [outcome.steps for outcome in scratch]
-    notes = [
-        f"{config.draws} draws of {facts['n']} labelled images, {say_images(facts['images'], facts.get('groups'))}, "
-        f"{facts['size_px']} px; "
-        "from scratch every draw has a random network of its own.",
-        "Both networks have two trials on each draw, a linear probe and training; images of the draw that neither "
-        "learned from decide between them.",
-        f"Training may take {config.trial_s:g} nominal seconds a draw with the pretrained weights and "
-        f"{config.trial_s * config.scratch_factor:g} from scratch, which needs longer; {config.max_epochs} and "
-        f"{round(config.max_epochs * config.scratch_factor)} passes at most. Smaller draws have proportionally less.",
-    ]
-    if facts.get("groups") is not None:
-        notes.append(
-            "Images come in groups: labels are drawn group by group, and the intervals are those of other groups."
-        )
-    if max(steps) < FEW_STEPS:
-        notes.append(
-            f"From scratch that is {max(steps)} steps, few for a network: with more time (certify.trial_s, "
-            "certify.max_epochs) scratch may come nearer."
-        )
-    if frozen := max(outcome.frozen_groups for outcome in scratch):
-        notes.append(
-            f"The budget did not reach for all layers from scratch: {frozen} depth groups stayed random. Scratch is "
-            "held back by that; raise certify.trial_s before you rely on this."
-        )
-    return notes
+def is_settled(
+    outcomes: Mapping[tuple[str, int], Sequence[Outcome]], material: Material, n: int, config: CertifyConfig
+) -> bool:
+    """Say whether the draws so far give a verdict that further ones would hardly change."""
+    gain, floor = compare_conditions(outcomes, n, material.answers, max(SURE, config.confidence), material.judges)
+    return decide_transfer(gain, floor, config.smallest_gain).decision != "no evidence"

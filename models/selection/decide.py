@@ -139,6 +139,13 @@ def decide(
     )
 
 
+def is_enough(evidence: SelectionEvidence, enough: float) -> bool:
+    """Say whether the candidate with the best evidence is so good that fine-tuning others could hardly find better."""
+    chosen, _ = decide_by_evidence(rank_candidates(evidence, []))
+    low = evidence.ratings[chosen].interval(evidence.codes)[1]
+    return low >= enough
+
+
 def decide_by_evidence(ranking: Sequence[Candidate]) -> tuple[str, str]:
     """Return which of the best mean ranks is ahead in PARC minus log loss, each standardised over them, and why.
 

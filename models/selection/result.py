@@ -54,6 +54,9 @@ class SelectConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstri
     together like best."""
     settled: float = Field(0.95, gt=0.5, le=1)
     """Probability of being the best that ends successive halving."""
+    enough: float = Field(0.98, gt=0, le=1)
+    """Accuracy that is enough: where the probe of the candidate with the best evidence reaches it with the lower end of
+    its 95 % interval, no candidate is fine-tuned, because none could be better by more than what is left to 1."""
     prefer: Literal["accuracy", "speed"] = "accuracy"
     """ "speed" takes the least work among the candidates within one standard error of the best."""
     seed: int = Field(0, ge=0)

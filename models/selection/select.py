@@ -23,6 +23,7 @@ from regraft.models.selection.decide import (
     SelectionEvidence,
     decide,
     find_favourite,
+    is_enough,
     list_columns,
     list_rivals,
     rank_candidates,
@@ -241,9 +242,11 @@ def halve(
     recipe: FinetuneConfig,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Trial], dict[str, np.ndarray]]:
-    """Fine-tune those that may be the best, unless one is settled, images are few, or it is not wanted."""
+    """Fine-tune those that may be the best, unless one is settled or enough, images are few, or it is not wanted."""
     ranks, chances = evidence.ranks, evidence.chances
     if not ground.config.count_rounds(len(ground.rows)) or len(evidence.ratings) < 2:
+        return [], {}
+    if is_enough(evidence, ground.config.enough):
         return [], {}
     leaders = sorted(ranks, key=lambda name: (ranks[name], name))[:2]
     candidates = choose_candidates(chances, evidence.favourite, MOST_CANDIDATES, LEAST_CHANCE)

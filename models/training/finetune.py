@@ -33,7 +33,7 @@ from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData, gather_data
 from regraft.models.training.linear_start import Start, prepare_start, refit_probe
 from regraft.models.training.loop import TrainingRun, TrainingSetup, copy_state, run_training, set_training_mode
-from regraft.models.training.model_choice import choose_weights, format_history, rate_logits
+from regraft.models.training.model_choice import choose_weights, format_history, rate_logits, spare_training
 from regraft.models.training.temperature import fit_temperature
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
@@ -97,9 +97,7 @@ def finetune(
         start = prepare_start(frozen, data, len(names), resume, config.loop.rare_weight)
         classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
         classifier.load_probe(start.probe)
-        adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
-        plan = make_plan(classifier, data, preprocess.size_px, config, device, adapted)
-        logger.info("training plan steps=%d views=%d reason=%s", plan.steps, plan.views, plan.reason)
+        plan = plan_from(classifier, data, start, config, adapt_images)
         probed = copy_state(classifier)
         run = train_from(classifier, data, plan, config, resume, progress)
         kept = keep_better(classifier, data, plan, start, probed, run)
@@ -127,6 +125,18 @@ def build_classifier(
 ) -> Classifier:
     """Return the network with an empty head on ``device``."""
     return place_module(Classifier(network, normalization, sum(widths), classes), device)
+
+
+def plan_from(
+    classifier: Classifier, data: TrainingData, start: Start, config: FinetuneConfig, adapt_images: int
+) -> TrainingPlan:
+    """Return the plan for what the budget affords; without a step where the probe leaves nothing to gain."""
+    adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
+    device, held = classifier.head.weight.device, data.validation
+    plan = make_plan(classifier, data, data.pixels.shape[1], config, device, adapted)
+    plan = spare_training(plan, rate_hits(start.logits, data.labels[held]), data.take_groups(held))
+    logger.info("training plan steps=%d views=%d reason=%s", plan.steps, plan.views, plan.reason)
+    return plan
 
 
 def hash_inputs(

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,8 @@ def choose_weights(merits: dict[str, np.ndarray], plan: TrainingPlan, groups: np
     """Return which weights are kept, by the merits ``(N,)`` of both on the same images, and the images' groups."""
     n = len(merits["probe"])
     if "finetuned" not in merits:
-        return Choice("probe", 0, 0, 1.0, n, f"no epoch of fine-tuning was completed: {plan.reason}")
+        lack = "no epoch of fine-tuning was completed" if plan.steps else "nothing was fine-tuned"
+        return Choice("probe", 0, 0, 1.0, n, f"{lack}: {plan.reason}")
     lead = measure_lead(merits["probe"], merits["finetuned"], groups)
     kept: Literal["probe", "finetuned"] = "finetuned" if lead.value > lead.error else "probe"
     held = hold_together(groups)
@@ -48,6 +49,22 @@ def choose_weights(merits: dict[str, np.ndarray], plan: TrainingPlan, groups: np
         f"probe (p={lead.p_value:.3g}); {'it is kept' if kept == 'finetuned' else 'the simpler probe is kept'}"
     )
     return Choice(kept, lead.gained, lead.lost, lead.p_value, n, reason)
+
+
+def spare_training(plan: TrainingPlan, probe: np.ndarray, groups: np.ndarray | None = None) -> TrainingPlan:
+    """Return the plan, without a step where fine-tuning could not be kept even if it answered everything rightly.
+
+    The probe's merits ``(N,)`` on the validation images bound the lead that ``choose_weights`` can find, so leaving the
+    training out changes no weight. Decision 33.
+    """
+    ahead = measure_lead(probe, np.ones_like(probe), groups)
+    if not plan.steps or ahead.value > ahead.error:
+        return plan
+    reason = (
+        f"the linear probe errs on {len(probe) - int(np.sum(probe))} of {len(probe)} validation images, so that not "
+        "even a network without an error could be told from it"
+    )
+    return replace(plan, steps=0, views=0, reason=reason)
 
 
 def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> ValidationFigures:

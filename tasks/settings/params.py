@@ -15,7 +15,7 @@ from regraft.data.drift.alarm import RetrainConfig
 from regraft.data.drift.verdict import WatchConfig
 from regraft.data.split.split import SplitConfig
 from regraft.data.validation.expectations import ValidateConfig
-from regraft.models.certificate.certify import CertifyConfig
+from regraft.models.certificate.config import CertifyConfig
 from regraft.models.evaluation.evaluate import EvaluateConfig
 from regraft.models.export.onnx import ExportConfig
 from regraft.models.promotion.gate import GateConfig

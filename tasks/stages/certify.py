@@ -1,7 +1,8 @@
 """Stage ``certify``: did the pretrained weights help, against the same network without them and against none."""
 
-from regraft.models.certificate.certify import CertifyConfig, choose_side
 from regraft.models.certificate.certify import certify as write_certificate
+from regraft.models.certificate.certify import choose_side
+from regraft.models.certificate.config import CertifyConfig
 from regraft.models.certificate.verdict import save_certificate
 from regraft.models.selection.result import load_selection
 from regraft.models.statistics.draws import choose_rows

@@ -12,7 +12,7 @@ from regraft.client import Answer as ClientAnswer
 from regraft.data.drift.comparison import compare_window, run_tests
 from regraft.data.validation import expectations, tables
 from regraft.models.certificate import baselines
-from regraft.models.certificate.certify import CertifyConfig, write_recipe
+from regraft.models.certificate.config import CertifyConfig, write_recipe
 from regraft.models.selection.result import Candidate
 from regraft.models.selection.transferability import Scores, score_all
 from regraft.models.training import loop, optimizer

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from regraft.models.certificate.baselines import Outcome
-from regraft.models.certificate.certify import CertifyConfig, certify, write_certificate
+from regraft.models.certificate.baselines import Material, Outcome
+from regraft.models.certificate.certify import certify, is_settled
+from regraft.models.certificate.config import CertifyConfig
+from regraft.models.certificate.findings import write_certificate
 from regraft.models.certificate.learning_curve import CurveFit, find_crossing, fit_curve, value_labels
 from regraft.models.certificate.paired_difference import measure_difference
 from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_pixels
@@ -29,11 +31,42 @@ def answer(share: float, spread: float = 0.0, draws: int = 3, seed: int = 0) -> 
 
 
 def judge(transfer: np.ndarray, scratch: np.ndarray, neighbours: np.ndarray):
-    outcomes = {
-        (condition, 40): [Outcome(row, "probe") for row in right]
-        for condition, right in (("transfer", transfer), ("scratch", scratch), ("neighbours", neighbours))
-    }
-    return write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
+    return write_certificate(outcomes_of(transfer, scratch, neighbours), LABELS, CertifyConfig(), FACTS)
+
+
+def outcomes_of(transfer: np.ndarray, scratch: np.ndarray, neighbours: np.ndarray):
+    conditions = (("transfer", transfer), ("scratch", scratch), ("neighbours", neighbours))
+    return {(condition, 40): [Outcome(row, "probe") for row in right] for condition, right in conditions}
+
+
+MATERIAL = Material(np.zeros((120, 1, 1, 3), np.uint8), LABELS, np.arange(0), np.arange(120), 4)
+
+
+def test_a_look_after_two_draws_hardly_adds_to_false_help():
+    rng, false = np.random.default_rng(0), {"early": 0, "in all": 0}
+    for _ in range(300):  # weights of no use: transfer and scratch answer alike, each draw has a luck of its own
+        hard = rng.normal(0, 0.2, len(LABELS))
+        right = [
+            rng.random((3, len(LABELS))) < np.clip(0.6 + hard + 0.03 * rng.normal(size=(3, 1)), 0, 1) for _ in range(2)
+        ]
+        neighbours = answer(0.2, seed=int(rng.integers(1e6)))
+        first = outcomes_of(right[0][:2], right[1][:2], neighbours[:2])
+        early = is_settled(first, MATERIAL, 40, CertifyConfig())
+        found = judge(right[0], right[1][:2] if early else right[1], neighbours)
+        false["early"] += early
+        false["in all"] += found.decision == "helps"
+    assert false["early"] <= 6  # two-sided at 99 %
+    assert false["in all"] <= 15
+
+
+def test_a_clear_case_is_settled_after_two_draws_and_an_open_one_is_not():
+    clear = outcomes_of(answer(0.9, draws=2), answer(0.5, draws=2, seed=1), answer(0.4, draws=2, seed=2))
+    assert is_settled(clear, MATERIAL, 40, CertifyConfig())
+    near = outcomes_of(answer(0.7, draws=2), answer(0.66, draws=2, seed=1), answer(0.4, draws=2, seed=2))
+    assert not is_settled(near, MATERIAL, 40, CertifyConfig())
+    told = judge(answer(0.9), answer(0.5, draws=2, seed=1), answer(0.4, seed=2))
+    assert (told.decision, told.draws, len(told.conditions)) == ("helps", 2, 3)
+    assert any("After 2 draws the verdict was certain" in note for note in told.notes)
 
 
 def test_planted_help_and_planted_harm_are_named():
@@ -175,7 +208,7 @@ def test_a_real_certificate_repeats_to_the_byte_and_explains_itself(certified, t
     for file in ("certificate.json", "curve.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert read_certificate(tmp_path / "a").model_dump(mode="json") == first.model_dump(mode="json")
-    assert reports == [(done, 12) for done in range(1, 13)]
+    assert reports == [(done, 12) for done in (*range(1, 13), 12)]
     assert {(condition.condition, condition.n) for condition in first.conditions} == {
         (condition, n) for condition in ("transfer", "scratch", "neighbours") for n in (6, 12, 24)
     }

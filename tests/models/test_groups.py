@@ -9,7 +9,8 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.grouped_coverage import GroupedCell, measure_grouped
 from regraft.models.certificate.baselines import Outcome
-from regraft.models.certificate.certify import CertifyConfig, write_certificate
+from regraft.models.certificate.config import CertifyConfig
+from regraft.models.certificate.findings import write_certificate
 from regraft.models.certificate.paired_difference import measure_difference
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions

@@ -200,6 +200,18 @@ def test_few_images_are_no_ground_for_halving(workspace):
 
 
 @pytest.mark.slow
+def test_what_is_good_enough_is_not_fine_tuned_to_find_better(workspace):
+    asked = {"halving_images": 30, "settled": 1.0}
+    compared, _, _ = workspace(**asked)
+    low = compared.winner.low  # of tiny networks with random weights: far from good
+    assert compared.trials
+    assert workspace(**asked, enough=low + 0.01)[0].trials
+    spared, _, _ = workspace(**asked, enough=min(row.low for row in compared.ranking))
+    assert spared.trials == []
+    assert "PARC" in spared.reason
+
+
+@pytest.mark.slow
 def test_auto_takes_all_of_the_mirror(workspace):
     selection, _, _ = workspace(candidates="auto")
     assert {"test_resnet.tiny", "test_vit.tiny"} <= {r.name for r in selection.ranking}

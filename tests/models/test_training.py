@@ -26,7 +26,7 @@ from regraft.models.training.loop import (
     set_training_mode,
     take_step,
 )
-from regraft.models.training.model_choice import Choice, choose_weights
+from regraft.models.training.model_choice import Choice, choose_weights, spare_training
 from regraft.models.training.optimizer import LoopConfig, build_optimizer
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
@@ -239,3 +239,36 @@ def test_vision_transformers_train_too(make_backbone, stripes, tmp_path):
     assert info.batchnorm == "none"
     assert json.loads((folder / "checkpoint.json").read_text())["steps"] == info.steps > 0
     assert "backbone.pos_embed" in load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "groups", "trains"),
+    [
+        (0, None, False),
+        (1, None, False),
+        (2, None, True),
+        (3, np.arange(20) // 5, False),  # of one group: told by one of four alone
+        (6, np.arange(20) // 5, True),
+    ],
+)
+def test_training_that_could_not_be_kept_is_left_out(wrong, groups, trains):
+    probe = np.arange(20) >= wrong
+    plan = spare_training(plan_of(40), probe, groups)
+    assert (plan.steps > 0) == trains
+    for gained in range(wrong + 1):  # every outcome that training could have
+        tuned = np.arange(20) >= wrong - gained
+        assert trains or choose_weights({"probe": probe, "finetuned": tuned}, plan_of(40), groups).kept == "probe"
+    if not trains:
+        assert f"errs on {wrong} of 20 validation images" in choose_weights({"probe": probe}, plan, groups).reason
+
+
+def test_what_is_spared_changes_no_weight(make_backbone, stripes, tmp_path, monkeypatch):
+    pixels, labels = stripes(18, noise=5.0)  # so clear that the probe of a random network answers all
+    parts = np.array(["train"] * 36 + ["validation"] * 18)
+    task = make_backbone(tmp_path / "store"), pixels, labels, parts
+    spared, folder = train(task, tmp_path, name="spared")
+    monkeypatch.setattr("regraft.models.training.finetune.spare_training", lambda plan, *_: plan)
+    trained, other = train(task, tmp_path, name="trained")
+    assert (spared.steps, spared.kept, trained.kept) == (0, "probe", "probe")
+    assert trained.steps > 0
+    assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
