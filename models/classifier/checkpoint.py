@@ -25,7 +25,7 @@ from regraft.models.backbones.network import (
     read_weights,
 )
 from regraft.models.compute.device import is_convolutional
-from regraft.models.features.extract import normalise_pixels
+from regraft.models.features.frozen_pass import normalise_pixels
 from regraft.models.features.linear_probe import Probe
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.serving.files.durable import replace_folder, write_bytes, write_json

@@ -3,12 +3,8 @@
 Temperature and colour normalisation are inside the graph; decoding and resizing are ``serving.decoding.preprocess``.
 """
 
-import contextlib
-import io
 import logging
-import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +14,7 @@ import onnx
 import torch
 from pydantic import BaseModel, Field
 
-import regraft.models.compute.torchvision_gap  # noqa: F401  before torch.onnx, which imports torchvision
+from regraft.models.compute.onnx_runtime import quiet_exporter, start_session
 from regraft.serving.bundle.format import (  # its package silences onnxruntime, so before it is imported
     MODEL_FILE,
     hash_labels,
@@ -86,22 +82,6 @@ class ParityError(RuntimeError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Rebuild from the verdict, so that the error survives a process border."""
         return type(self), (self.parity,)
-
-
-@contextlib.contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress, warnings and log records to itself; errors still rise."""
-    chatter = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [talker.level for talker in chatter]
-    for talker in chatter:
-        talker.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for talker, level in zip(chatter, levels, strict=True):
-            talker.setLevel(level)
 
 
 def _open_batch(size_px: int) -> tuple[tuple[torch.Tensor], tuple[dict[int, torch.export.Dim]]]:
@@ -180,16 +160,6 @@ def build_onnx(classifier: torch.nn.Module, spec: PreprocessSpec, labels: Sequen
     onnx.helper.set_model_props(model, hashes)
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
-
-
-def start_session(model: bytes, threads: int | None = None) -> Any:
-    """Return a quiet onnxruntime session on the CPU; default all cores, at most 4."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or min(4, os.cpu_count() or 1)
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.models.backbones.network import Normalization
 from regraft.models.compute.device import Compute, choose_device, mixed_precision, place_module
-from regraft.models.features.extract import embed_batch, normalization_tensors, take_batch
+from regraft.models.features.extract import embed_batch, take_batch
+from regraft.models.features.frozen_pass import normalization_tensors
 
 
 def list_batchnorms(module: nn.Module) -> list[_BatchNorm]:

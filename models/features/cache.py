@@ -23,11 +23,12 @@ from regraft.models.backbones.network import Normalization, build_backbone, read
 from regraft.models.compute.device import Compute, choose_device
 from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.extract import extract_features
+from regraft.models.features.frozen_pass import FrozenPass, list_engines
 from regraft.serving.files.durable import replace_folder, write_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same key would mean other numbers."""
 
 
@@ -111,6 +112,7 @@ class FrozenBackbone:
         self._adapt = np.ascontiguousarray(pixels[drawn])
         self._wanted = read_input(backbone.folder)
         self._size_px = pixels.shape[1]
+        self._pass: FrozenPass | None = None
 
     @property
     def normalization(self) -> Normalization:
@@ -129,6 +131,7 @@ class FrozenBackbone:
     def release(self) -> None:
         """Forget the network; it is built again when it is needed."""
         self.__dict__.pop("network", None)
+        self._pass = None
 
     def embed(
         self,
@@ -139,19 +142,21 @@ class FrozenBackbone:
     ) -> Features:
         """Return the features of uint8 images ``(N, S, S, 3)``, or of those at ``rows``; from the store where kept."""
         key = {**self._fixed, "pixels": hash_pixels(pixels, rows)}
-        found = self._store.read(key)
-        if found is None:
-            values = extract_features(
-                self.network,
-                pixels,
-                self._wanted.normalization,
-                rows=rows,
-                device=self._compute.device,
-                progress=progress,
-            )
-            found = Features(values, list_widths(self.network, self._size_px))
-            self._store.write(key, found)
+        for engine in list_engines(choose_device(self._compute.device)):
+            if (found := self._store.read({**key, "engine": engine})) is not None:
+                return found
+        frozen = self._open_pass()
+        values = extract_features(frozen, pixels, self._wanted.normalization, rows=rows, progress=progress)
+        found = Features(values, list_widths(self.network, self._size_px))
+        self._store.write({**key, "engine": frozen.engine}, found)
         return found
+
+    def _open_pass(self) -> FrozenPass:
+        """Return the pass of the network, made when it is first needed."""
+        if self._pass is None:
+            device = choose_device(self._compute.device)
+            self._pass = FrozenPass(self.network, self._wanted.normalization, self._size_px, device)
+        return self._pass
 
     @cached_property
     def _fixed(self) -> dict[str, object]:

@@ -8,26 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import DeviceName, choose_device, is_convolutional, mixed_precision, place_module
+from regraft.models.compute.device import DeviceName, choose_device, is_convolutional
+from regraft.models.features.frozen_pass import FrozenPass, normalise_pixels
 
 logger = logging.getLogger(__name__)
-
-
-def normalise_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return float32 ``(B, 3, S, S)`` from uint8 ``(B, S, S, 3)``; laid out channels_last, as the pixels were.
-
-    Args:
-        pixels: Colour values 0-255.
-        mean: Per channel on the scale 0-1, broadcastable to ``(1, 3, 1, 1)``.
-        std: Likewise.
-    """
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def normalization_tensors(normalization: Normalization, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Return mean and std, each of shape ``(1, 3, 1, 1)``."""
-    mean = torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-    return mean, torch.tensor(normalization.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 
 def take_batch(pixels: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -47,7 +31,7 @@ def embed_batch(backbone: nn.Module, batch: Tensor, mean: Tensor, std: Tensor) -
 
 
 def extract_features(
-    backbone: nn.Module,
+    backbone: nn.Module | FrozenPass,
     pixels: np.ndarray,
     normalization: Normalization,
     *,
@@ -61,7 +45,7 @@ def extract_features(
     The backbone is left in eval mode on the device. The last digits depend on ``batch_size`` and the thread count.
 
     Args:
-        backbone: From images ``(B, 3, S, S)`` to embeddings ``(B, D)``.
+        backbone: From images ``(B, 3, S, S)`` to embeddings ``(B, D)``, or a pass of it that stands already.
         pixels: uint8 ``(N, S, S, 3)``, S as the backbone wants it.
         normalization: Of the backbone.
         rows: Indices into ``pixels``; all when None.
@@ -76,14 +60,11 @@ def extract_features(
     rows = np.arange(len(pixels)) if rows is None else np.asarray(rows)
     if len(rows) == 0:
         raise ValueError("no images to extract features from: 0 rows were given.")
-    target = choose_device(device)
-    backbone = place_module(backbone, target).eval()
-    mean, std = normalization_tensors(normalization, target)
+    if not isinstance(backbone, FrozenPass):
+        backbone = FrozenPass(backbone, normalization, pixels.shape[1], choose_device(device))
     parts: list[np.ndarray] = []
-    with torch.inference_mode(), mixed_precision(target):
-        for start in range(0, len(rows), batch_size):
-            batch = take_batch(pixels, rows[start : start + batch_size], target)
-            parts.append(embed_batch(backbone, batch, mean, std).float().cpu().numpy())
-            if progress is not None:
-                progress(min(start + batch_size, len(rows)), len(rows))
+    for start in range(0, len(rows), batch_size):
+        parts.append(backbone.run(pixels[rows[start : start + batch_size]]))
+        if progress is not None:
+            progress(min(start + batch_size, len(rows)), len(rows))
     return np.concatenate(parts)

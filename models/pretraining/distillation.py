@@ -23,7 +23,7 @@ from regraft.models.backbones.network import WEIGHTS_FILE, build_architecture, r
 from regraft.models.backbones.writer import WrittenBackbone, write_backbone
 from regraft.models.compute.device import choose_device, deterministic_kernels, limit_threads, place_module
 from regraft.models.compute.snapshots import ResumeFolder
-from regraft.models.features.extract import normalization_tensors
+from regraft.models.features.frozen_pass import normalization_tensors
 from regraft.models.pretraining.mobilenet_stages import (
     StageScale,
     build_teacher,

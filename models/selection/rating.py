@@ -159,8 +159,7 @@ def rate_backbone(backbone: Backbone, fit: SquareFit, ground: Ground, adapt_imag
     """
     config, labels, groups = ground.config, ground.codes, ground.groups
     pixels = ground.pixels(backbone, fit)
-    adapted = choose_statistics(backbone, pixels, ground, adapt_images)
-    frozen = ground.freeze(backbone, pixels, adapted)
+    frozen, adapted = choose_statistics(backbone, pixels, ground, adapt_images)
     features = frozen.embed(pixels)
     probe = cross_validate(
         features.values,
@@ -178,22 +177,24 @@ def count_repeats(images: int) -> int:
     return min(max(1, DEALT_IMAGES // images), MOST_REPEATS)
 
 
-def choose_statistics(backbone: Backbone, pixels: np.ndarray, ground: Ground, adapt_images: int) -> int:
-    """Return on how many images BatchNorm statistics are best re-estimated: ``adapt_images``, or 0 for the source's.
+def choose_statistics(
+    backbone: Backbone, pixels: np.ndarray, ground: Ground, adapt_images: int
+) -> tuple[FrozenBackbone, int]:
+    """Return the network under its better BatchNorm statistics, and on how many images those were re-estimated.
 
-    ``pixels`` ``(N, S, S, 3)`` are the images of ``ground``.
+    Those are ``adapt_images``, or 0 for the source's; ``pixels`` ``(N, S, S, 3)`` are the images of ``ground``.
     """
     source, config, labels = ground.freeze(backbone, pixels, 0), ground.config, ground.codes
     if adapt_images == 0 or not list_batchnorms(source.network):
-        return 0
+        return source, 0
     rows = sample_rows(labels, np.arange(len(labels)), max(TRIAL_IMAGES, 2 * len(np.unique(labels))), config.seed)
     rows = rows[np.bincount(labels)[labels[rows]] > 1]  # a single image of a class can be in no fold
     known, codes = np.unique(labels[rows], return_inverse=True)
     if len(known) < 2:
-        return 0
+        return source, 0
     groups = None if ground.groups is None else ground.groups[rows]
-    losses = []
-    for frozen in (source, ground.freeze(backbone, pixels, adapt_images)):
+    losses, target = [], ground.freeze(backbone, pixels, adapt_images)
+    for frozen in (source, target):
         features = frozen.embed(pixels[rows])
         found = cross_validate(
             features.values,
@@ -206,4 +207,4 @@ def choose_statistics(backbone: Backbone, pixels: np.ndarray, ground: Ground, ad
     gain = losses[0] - losses[1]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain) / weigh_lead(gain, groups).effect))
     logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
-    return adapt_images if gain.mean() > error else 0
+    return (target, adapt_images) if gain.mean() > error else (source, 0)

@@ -10,13 +10,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from regraft.models.backbones.split import CutBackbone
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.compute.device import mixed_precision
-from regraft.models.features.extract import normalise_pixels, take_batch
+from regraft.models.features.extract import take_batch
+from regraft.models.features.frozen_pass import FrozenPass
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
 from regraft.models.training.data import TrainingData
 from regraft.serving.files.durable import sync_folder
@@ -88,6 +89,7 @@ class ActivationFeed:
         self._places = np.full(len(data.pixels), -1)
         self._places[data.train] = np.arange(len(data.train))
         self._view: np.ndarray = np.empty((0, 0))
+        self._prefix: FrozenPass | None = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Map the view of this epoch, computing it when it is asked for the first time."""
@@ -134,27 +136,28 @@ class ActivationFeed:
         """Write the activations as ``number``; say whether all of them fit."""
         generator = torch.Generator().manual_seed(seed_of(self._seed, 3, view or 0))
         self._classifier.eval()
+        frozen = self._open_prefix()
         kept = np.lib.format.open_memmap(path, "w+", number, (len(rows), self._cut.values))
         for start in range(0, len(rows), self._batch_size):
             batch = take_batch(self._data.pixels, rows[start : start + self._batch_size], self._device)
             batch = batch if view is None else augment_batch(batch, self._augment, generator)
-            values = run_prefix(self._cut.prefix, self._classifier, batch)
-            if number is np.float16 and not bool(values.abs().max() < HALF_LIMIT):
+            values = frozen.run(batch.cpu().numpy())
+            if number is np.float16 and not bool(np.abs(values).max() < HALF_LIMIT):
                 return False
-            kept[start : start + len(values)] = values.cpu().numpy()
+            kept[start : start + len(values)] = values
         kept.flush()
         return True
+
+    def _open_prefix(self) -> FrozenPass:
+        """Return the pass of the prefix, made when it is first needed: its weights stay as they are."""
+        if self._prefix is None:
+            normalization, size_px = self._classifier.normalization, self._data.pixels.shape[1]
+            self._prefix = FrozenPass(self._cut.prefix, normalization, size_px, self._device)
+        return self._prefix
 
     @property
     def _device(self) -> torch.device:
         return self._classifier.head.weight.device
-
-
-def run_prefix(prefix: nn.Module, classifier: Classifier, batch: Tensor) -> Tensor:
-    """Return one row of numbers for each of the uint8 images ``(B, S, S, 3)``, in single precision."""
-    with torch.inference_mode(), mixed_precision(batch.device):
-        images = normalise_pixels(batch, classifier.pixel_mean, classifier.pixel_std)
-        return prefix(images if classifier.channels_last else images.contiguous()).float()
 
 
 def score_images(classifier: Classifier, data: TrainingData, rows: np.ndarray, batch_size: int) -> np.ndarray:

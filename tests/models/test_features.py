@@ -5,7 +5,8 @@ import torch
 from regraft.models.backbones.network import Normalization, build_backbone
 from regraft.models.compute.device import Compute, DeviceError, choose_device
 from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
-from regraft.models.features.extract import extract_features, normalise_pixels
+from regraft.models.features.extract import extract_features
+from regraft.models.features.frozen_pass import normalise_pixels
 
 PLAIN = Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CPU = Compute(device="cpu")

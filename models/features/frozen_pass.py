@@ -1,0 +1,112 @@
+"""One pass of a network that is not trained: ONNX Runtime on a CPU, where it agrees with torch; else torch itself."""
+
+import logging
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from regraft.models.backbones.network import Normalization
+from regraft.models.compute.device import is_convolutional, mixed_precision, place_module
+from regraft.models.compute.onnx_runtime import start_session, take_graph
+
+logger = logging.getLogger(__name__)
+
+TORCH = "torch"
+RUNTIME = f"onnxruntime {version('onnxruntime')}"
+TOLERANCE = 1e-4
+"""Largest difference between the engines, as a share of the largest value, at which ONNX Runtime is taken."""
+TRIED = 4
+"""Images on which they are compared: drawn, the same for all, so that the choice hangs on the network alone and all
+features of one network are of one engine."""
+
+
+def normalise_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return float32 ``(B, 3, S, S)`` from uint8 ``(B, S, S, 3)``; laid out channels_last, as the pixels were.
+
+    Args:
+        pixels: Colour values 0-255.
+        mean: Per channel on the scale 0-1, broadcastable to ``(1, 3, 1, 1)``.
+        std: Likewise.
+    """
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+def normalization_tensors(normalization: Normalization, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return mean and std, each of shape ``(1, 3, 1, 1)``."""
+    mean = torch.tensor(normalization.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+    return mean, torch.tensor(normalization.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+
+
+def list_engines(device: torch.device) -> tuple[str, ...]:
+    """Return what may compute a pass on ``device``, the first choice first; each gives other last digits."""
+    return (RUNTIME, TORCH) if device.type == "cpu" else (TORCH,)
+
+
+def draw_images(size_px: int) -> np.ndarray:
+    """Return ``(TRIED, S, S, 3)`` uint8: patches of random colours, of another grain in each image."""
+    rng, images = np.random.default_rng(0), []
+    for grain in range(TRIED):
+        side = -(-size_px // 2**grain)
+        patches = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        images.append(patches.repeat(2**grain, 0).repeat(2**grain, 1)[:size_px, :size_px])
+    return np.stack(images)
+
+
+class FrozenPass:
+    """A network as it stands when this is made, from uint8 images ``(B, S, S, 3)`` to float32 rows ``(B, D)``.
+
+    Attributes:
+        engine: Which computes, of ``list_engines``.
+    """
+
+    def __init__(self, network: nn.Module, normalization: Normalization, size_px: int, device: torch.device) -> None:
+        """Choose the engine for images of ``size_px``; the network is left on ``device`` in eval mode."""
+        self._network, self._device = place_module(network, device).eval(), device
+        self._mean, self._std = normalization_tensors(normalization, device)
+        self._channels_last = is_convolutional(network)
+        self._session = None if device.type != "cpu" else self._open_session(draw_images(size_px))
+        self.engine = TORCH if self._session is None else RUNTIME
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Return the rows of uint8 images ``(B, S, S, 3)``."""
+        if self._session is None:
+            return self._run_torch(batch)
+        return self._session.run(None, {"images": np.ascontiguousarray(batch)})[0]
+
+    def _run_torch(self, batch: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
+        with torch.inference_mode(), mixed_precision(self._device):
+            images = normalise_pixels(pixels, self._mean, self._std)
+            return self._network(images if self._channels_last else images.contiguous()).float().cpu().numpy()
+
+    def _open_session(self, sample: np.ndarray) -> object | None:
+        """Return a session that answers ``sample`` as torch does, or None; the log says why."""
+        name = type(self._network).__name__
+        try:
+            graph = take_graph(_Normalised(self._network, self._mean, self._std), torch.from_numpy(sample))
+            session = start_session(graph, torch.get_num_threads())
+            got = session.run(None, {"images": sample})[0]
+        except Exception as exc:  # both raise what they like
+            logger.info("%s stays with torch: no ONNX graph of it (%s)", name, type(exc).__name__, exc_info=True)
+            return None
+        wanted = self._run_torch(sample)
+        off = float(np.abs(got - wanted).max()) / max(float(np.abs(wanted).max()), 1e-12)
+        if not off <= TOLERANCE:
+            logger.warning("%s stays with torch: ONNX Runtime is off by %.2g, allowed %.2g", name, off, TOLERANCE)
+            return None
+        return session
+
+
+class _Normalised(nn.Module):
+    """The network behind the normalisation of its colours: the graph takes the pixels as they are."""
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.network(normalise_pixels(pixels, self.mean, self.std).contiguous())
