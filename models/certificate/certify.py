@@ -6,6 +6,7 @@ Everything is repeated on a few draws of labelled images with equal trials and c
 all of it amounts to in ``models/certificate/findings.py`` and ``models/certificate/verdict.py``.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,7 +26,7 @@ from regraft.models.certificate.baselines import (
 )
 from regraft.models.certificate.config import CertifyConfig, write_recipe
 from regraft.models.certificate.findings import SURE, compare_conditions, write_certificate
-from regraft.models.certificate.verdict import CONDITIONS, Certificate, decide_transfer
+from regraft.models.certificate.verdict import Certificate, decide_transfer
 from regraft.models.compute.device import deterministic_kernels, is_convolutional, limit_threads
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
@@ -107,29 +108,35 @@ def run_conditions(
     adapt_images: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[tuple[str, int], list[Outcome]]:
-    """Return the outcomes of every condition at every size, one for each draw."""
-    sizes = list_sizes(n, material.classes, config.sizes)
-    outcomes: dict[tuple[str, int], list[Outcome]] = {
-        (condition, size): [] for condition in CONDITIONS for size in sizes
-    }
+    """Return the outcomes of the conditions at every size, one for each draw.
+
+    The first draws come at full size. Where they settle the verdict, scratch is not run any further.
+    """
+    sizes, outcomes = list_sizes(n, material.classes, config.sizes), dict[tuple[str, int], list[Outcome]]()
     neighbours = open_neighbours(material)
     transfer = open_transfer(backbone, material, adapt_images, write_recipe("transfer", n, n, 0, config))
-    done, whole, settled = 0, config.draws * len(sizes) * 2, False
-    for draw in range(config.draws):
-        rows = order_rows(material.labels, material.known, [config.seed, 3, draw], material.groups)[:n]
-        settled = settled or (draw >= FEWEST_DRAWS and is_settled(outcomes, material, n, config))
-        networks = {"transfer": transfer}
-        if not settled:
+    steps = itertools.count(1)
+
+    def run_draw(draw: int, wanted: Sequence[int], *, with_scratch: bool) -> None:
+        rows, networks = order_rows(material.labels, material.known, [config.seed, 3, draw], material.groups)[:n], {}
+        if with_scratch:
             recipe = write_recipe("scratch", n, n, draw, config)
             networks["scratch"] = open_scratch(backbone, material, rows, draw, recipe)
-        for size in sizes:
-            outcomes["neighbours", size].append(neighbours(rows[:size]))
-            for condition, network in networks.items():
+        for size in wanted:
+            outcomes.setdefault(("neighbours", size), []).append(neighbours(rows[:size]))
+            for condition, network in {"transfer": transfer, **networks}.items():
                 recipe = write_recipe(condition, size, n, draw, config)
-                outcomes[condition, size].append(run_network(network, material, rows[:size], recipe))
-                done += 1
+                found = run_network(network, material, rows[:size], recipe)
+                outcomes.setdefault((condition, size), []).append(found)
                 if progress is not None:
-                    progress(done, whole)
+                    progress(next(steps), whole)
+
+    whole = config.draws * len(sizes) * 2
+    for draw in range(FEWEST_DRAWS):
+        run_draw(draw, [n], with_scratch=True)
+    settled = is_settled(outcomes, material, n, config)
+    for draw in range(config.draws):
+        run_draw(draw, sizes[:-1] if draw < FEWEST_DRAWS else sizes, with_scratch=not settled)
     if progress is not None:
         progress(whole, whole)
     return outcomes

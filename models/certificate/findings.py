@@ -1,5 +1,6 @@
 """What the outcomes of all conditions amount to: the comparisons, the figures of each condition, curves and notes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from regraft.models.certificate.baselines import Outcome
 from regraft.models.certificate.config import CertifyConfig, write_recipe
-from regraft.models.certificate.learning_curve import find_crossing, fit_curve, value_labels
+from regraft.models.certificate.learning_curve import UNTOLD, Crossing, find_crossing, fit_curve, value_labels
 from regraft.models.certificate.paired_difference import Difference, measure_difference, say_images
 from regraft.models.certificate.verdict import CONDITIONS, Certificate, Condition, decide_transfer
 from regraft.models.statistics.merits import weigh_total
@@ -49,8 +50,9 @@ def write_certificate(
     gain, floor = compare_conditions(outcomes, n, answers, config.confidence, groups)
     facts = {**facts, "draws": gain.draws}
     decided = decide_transfer(gain, floor, config.smallest_gain)
+    ordered = sorted(outcomes, key=lambda key: (CONDITIONS.index(key[0]), key[1]))
     conditions = [
-        describe_condition(name, size, found, answers, config, n, groups) for (name, size), found in outcomes.items()
+        describe_condition(name, size, outcomes[name, size], answers, config, n, groups) for name, size in ordered
     ]
     return Certificate(
         **facts,
@@ -58,7 +60,7 @@ def write_certificate(
         gain=gain,
         floor=floor,
         conditions=conditions,
-        notes=list_notes(config, facts, outcomes["scratch", n]),
+        notes=list_notes(config, facts, outcomes),
         **describe_curves(conditions, gain.low > 0, config, len(answers)),
     )
 
@@ -94,22 +96,30 @@ def describe_curves(conditions: Sequence[Condition], ahead: bool, config: Certif
     sizes = sorted({condition.n for condition in conditions})
     if len(sizes) < 3:
         return {}
-    rows = [row for row in conditions if (row.condition, row.n) == ("scratch", sizes[-1])]
-    fits, steps = {}, max(max(row.steps) for row in rows)
+    fits, rows = {}, []
     for name in ("transfer", "scratch"):
         rows = sorted(
             (condition for condition in conditions if condition.condition == name), key=lambda condition: condition.n
         )
-        fits[name] = fit_curve(np.array(sizes), 1 - np.array([condition.by_draw for condition in rows]).T, images)
+        if len(rows) == len(sizes):
+            fits[name] = fit_curve(np.array(sizes), 1 - np.array([condition.by_draw for condition in rows]).T, images)
+    if "scratch" in fits:
+        crossing = find_crossing(fits["transfer"], fits["scratch"], ahead=ahead, steps=max(rows[-1].steps))
+    else:
+        words = f"{UNTOLD}: the verdict was certain so soon that scratch was not tried with fewer labels"
+        crossing = Crossing("untold", None, None, None, words)
     return {
         "fits": {name: asdict(fit) for name, fit in fits.items()},
-        "crossing": asdict(find_crossing(fits["transfer"], fits["scratch"], ahead=ahead, steps=steps)),
+        "crossing": asdict(crossing),
         "next_labels": asdict(value_labels(fits["transfer"], MORE_LABELS, config.confidence)),
     }
 
 
-def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequence[Outcome]) -> list[str]:
-    """Return how it was measured, in sentences; ``scratch`` is that condition on each draw."""
+def list_notes(
+    config: CertifyConfig, facts: Mapping[str, Any], outcomes: Mapping[tuple[str, int], Sequence[Outcome]]
+) -> list[str]:
+    """Return how it was measured, in sentences."""
+    scratch, sizes = outcomes["scratch", facts["n"]], Counter(condition for condition, _ in outcomes)
     steps = [outcome.steps for outcome in scratch]
     notes = [
         f"{facts['draws']} draws of {facts['n']} labelled images, {say_images(facts['images'], facts.get('groups'))}, "
@@ -121,10 +131,10 @@ def list_notes(config: CertifyConfig, facts: Mapping[str, Any], scratch: Sequenc
         f"{config.trial_s * config.scratch_factor:g} from scratch, which needs longer; {config.max_epochs} and "
         f"{round(config.max_epochs * config.scratch_factor)} passes at most. Smaller draws have proportionally less.",
     ]
-    if facts["draws"] < config.draws:
+    if sizes["scratch"] < sizes["transfer"]:
         notes.append(
-            f"After {facts['draws']} draws the verdict was certain at {SURE:.0%}; the rest of {config.draws} draws was "
-            "spent on the learning curve of the pretrained weights alone."
+            f"After {facts['draws']} draws the verdict was certain at {SURE:.0%}: scratch was not run any further, and "
+            f"the rest of {config.draws} draws shows the learning curve of the pretrained weights alone."
         )
     if facts.get("groups") is not None:
         notes.append(

@@ -64,9 +64,16 @@ def test_a_clear_case_is_settled_after_two_draws_and_an_open_one_is_not():
     assert is_settled(clear, MATERIAL, 40, CertifyConfig())
     near = outcomes_of(answer(0.7, draws=2), answer(0.66, draws=2, seed=1), answer(0.4, draws=2, seed=2))
     assert not is_settled(near, MATERIAL, 40, CertifyConfig())
-    told = judge(answer(0.9), answer(0.5, draws=2, seed=1), answer(0.4, seed=2))
-    assert (told.decision, told.draws, len(told.conditions)) == ("helps", 2, 3)
-    assert any("After 2 draws the verdict was certain" in note for note in told.notes)
+    outcomes = outcomes_of(answer(0.9), answer(0.5, draws=2, seed=1), answer(0.4, seed=2))
+    outcomes |= {("transfer", size): outcomes["transfer", 40] for size in (10, 20)}
+    told = write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
+    assert (told.decision, told.draws) == ("helps", 2)
+    assert [(row.condition, row.n) for row in told.conditions] == [
+        ("transfer", 10), ("transfer", 20), ("transfer", 40), ("scratch", 40), ("neighbours", 40),
+    ]  # fmt: skip
+    assert any("After 2 draws the verdict was certain at 99%" in note for note in told.notes)
+    assert "cannot be told" in told.crossing["words"] and set(told.fits) == {"transfer"}
+    assert format_curve(told).splitlines()[1].split(",")[4] == ""  # nothing was measured from scratch at 10 labels
 
 
 def test_planted_help_and_planted_harm_are_named():
