@@ -24,7 +24,7 @@ from regraft.models.certificate.baselines import (
     open_transfer,
     run_network,
 )
-from regraft.models.certificate.config import CertifyConfig, write_recipe
+from regraft.models.certificate.config import FEWEST_DRAWS, CertifyConfig, write_recipe
 from regraft.models.certificate.findings import SURE, compare_conditions, write_certificate
 from regraft.models.certificate.verdict import Certificate, decide_transfer
 from regraft.models.compute.device import deterministic_kernels, is_convolutional, limit_threads
@@ -35,8 +35,6 @@ from regraft.serving.decoding.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
-FEWEST_DRAWS = 2
-"""Draws before the first look: one alone shows nothing of how draws differ."""
 FEWEST = 4
 """Labelled images of a class below which nothing is certified, and test images likewise."""
 

@@ -6,6 +6,9 @@ from regraft.models.compute.device import DeviceName
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.optimizer import LoopConfig
 
+FEWEST_DRAWS = 2
+"""Draws before the first look: one alone shows nothing of how draws differ."""
+
 
 class CertifyConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """How the certificate is measured: images, draws, budgets, and the gain that counts."""

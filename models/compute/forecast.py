@@ -4,18 +4,12 @@ Every part has one documented factor between counted work and the clock. The mac
 busy machine or a surprising choice of backbone can double it.
 """
 
-import statistics
-import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-import torch
-from torch.nn import functional
 
 from regraft.models.compute.budget import Speed
 from regraft.models.compute.cost import GroupWork
-from regraft.models.compute.device import DeviceName, choose_device, limit_threads
 
 ForecastStep = Literal["decode", "select", "finetune", "evaluate", "certify", "export"]
 FORECAST_STEPS: tuple[ForecastStep, ...] = ("decode", "select", "finetune", "evaluate", "certify", "export")
@@ -24,10 +18,12 @@ DECODERS = 2
 """Threads that decode; two of them were seen to be less than twice as fast, which ``DECODE_FACTOR`` holds."""
 DECODE_FACTOR = 1.3
 """Decode: hashing, shards and the pixel cache on top of the images' own time."""
-SELECT_PASSES = 2.5
-"""Select: how often the sample passes through each candidate: features, adapted and not, and trials of the crop."""
-CANDIDATE_S = 2.0
-"""Select: building a candidate, its probes and what it is compared with."""
+PASS_SHARE = 0.5
+"""Of a frozen pass on a CPU: what ONNX Runtime takes of torch's time; 0.3 to 0.45 of convolutions, 0.9 of attention."""
+SELECT_PASSES, ADAPT_PASSES = 1.4, 0.4
+"""Select: how often the sample passes through each candidate, as it is and to re-estimate its BatchNorm statistics."""
+CANDIDATE_S = 4.0
+"""Select: building a candidate, its graph, its probes and what it is compared with."""
 FINETUNE_FACTOR = 1.2
 """Finetune: augmentation, snapshots and the probe on top of the counted work."""
 SCORE_S = 1.0
@@ -46,12 +42,6 @@ PROCESS_BYTES = 0.9e9
 KEPT_SHARE = 0.6
 """Share of the activations written going forward that a training step keeps for the way back."""
 
-LEAST_ROUNDS, CALIBRATION_S = 3, 0.5
-"""Rounds of the calibration: at least so many, then until the time is over."""
-CONVOLUTION = (16, 32, 56, 64)
-"""Calibration: images, channels in, side in px, channels out."""
-MATRIX = 384
-
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -59,6 +49,7 @@ class Forecast:
 
     Attributes:
         seconds: By part; 0 where nothing is to be done.
+        spared: Seconds of these that are not needed where a linear probe settles what training would have told.
         cache_bytes: Disk for pixels and features.
         memory_bytes: Peak of the process.
         notes: What is not in the figures, in words.
@@ -68,10 +59,16 @@ class Forecast:
     cache_bytes: float | None
     memory_bytes: float | None
     notes: tuple[str, ...] = ()
+    spared: Mapping[ForecastStep, float] = field(default_factory=dict)
+
+    @property
+    def least_s(self) -> float:
+        """Return the seconds that it takes where nothing needs to be trained."""
+        return self.total_s - sum(self.spared.values())
 
     @property
     def total_s(self) -> float:
-        """Return the seconds of all parts that could be forecast."""
+        """Return the seconds of all parts that could be forecast, if everything has to be done."""
         return sum(value for value in self.seconds.values() if value is not None)
 
     def note(self, text: str) -> "Forecast":
@@ -79,12 +76,14 @@ class Forecast:
         return replace(self, notes=(*self.notes, text))
 
     def describe(self) -> str:
-        """Return it in words, for instance "about 6 min on this machine, 1.1 GB of cache"."""
+        """Return it in words, for instance "2 min to 6 min on this machine, 1.1 GB of cache"."""
         known = [part for part, value in self.seconds.items() if value is not None]
         if len(known) == len(self.seconds) and not self.total_s:
             return "; ".join(["no stage is left to run", *self.notes])
         unknown = [part for part in self.seconds if part not in known]
-        text = f"about {say_seconds(self.total_s)} on this machine" if known else "no forecast"
+        least, most = say_seconds(self.least_s), say_seconds(self.total_s)
+        span = f"about {most}" if least == most else f"{least} (if a linear probe settles it) to {most}"
+        text = f"{span} on this machine" if known else "no forecast"
         text += f" without {', '.join(unknown)}" if known and unknown else ""
         text += f", {say_bytes(self.cache_bytes)} of cache" if known and self.cache_bytes is not None else ""
         return "; ".join([text, *self.notes])
@@ -95,6 +94,7 @@ class Forecast:
         return {
             "seconds": rounded,
             "total_s": round(self.total_s, 1),
+            "least_s": round(self.least_s, 1),
             "cache_bytes": None if self.cache_bytes is None else round(self.cache_bytes),
             "memory_bytes": None if self.memory_bytes is None else round(self.memory_bytes),
             "notes": list(self.notes),
@@ -121,6 +121,8 @@ class Job:
         max_epochs: Of fine-tuning.
         halving_s: Of fine-tuning candidates against each other, on the nominal machine.
         certify_s: Of the controls behind the certificate, on the nominal machine; 0 where there are none.
+        certify_least_s: Of those, what is needed where the first draws settle the verdict.
+        pass_share: Share of torch's time that a frozen pass takes.
         batch_size: Images per step.
         squares: Different preprocessings among the candidates.
     """
@@ -139,6 +141,8 @@ class Job:
     max_epochs: int
     halving_s: float = 0.0
     certify_s: float = 0.0
+    certify_least_s: float = 0.0
+    pass_share: float = 1.0
     batch_size: int = 32
     squares: int = 1
 
@@ -146,50 +150,6 @@ class Job:
     def typical(self) -> tuple[GroupWork, ...]:
         """Return the work of the candidate in the middle: which one will be chosen is not known yet."""
         return sorted(self.candidates, key=lambda work: sum(group.gflops for group in work))[len(self.candidates) // 2]
-
-
-def measure_speed(threads: int, device: DeviceName = "auto") -> Speed:
-    """Return what this machine does in a second, from half a second of a fixed convolution and a fixed product.
-
-    Billions of operations per second come from the product and the convolution, billions of activation bytes from
-    batch normalisation and a rectifier, which move memory and compute next to nothing; medians of several rounds.
-
-    Args:
-        threads: CPU threads that the run will use.
-        device: Where it will compute.
-
-    Raises:
-        DeviceError: If "cuda" is asked for and absent.
-    """
-    place = choose_device(device)
-    images, channels, side, wide = CONVOLUTION
-    batch = torch.ones(images, channels, side, side, device=place).to(memory_format=torch.channels_last)
-    kernel = torch.ones(wide, channels, 3, 3, device=place)
-    matrix = torch.ones(MATRIX, MATRIX, device=place)
-    mean, spread = torch.zeros(wide, device=place), torch.ones(wide, device=place)
-    operations = 2 * images * side**2 * wide * channels * 9 + 4 * 2 * MATRIX**3
-    compute, move = [], []
-    with limit_threads(threads), torch.inference_mode():
-        started = _now(place)
-        while len(move) <= LEAST_ROUNDS or _now(place) - started < CALIBRATION_S:
-            began = _now(place)
-            response = functional.conv2d(batch, kernel, padding=1)
-            for _ in range(4):
-                matrix @ matrix
-            computed = _now(place)
-            for _ in range(4):
-                functional.relu(functional.batch_norm(response, mean, spread))
-            compute.append(computed - began)
-            move.append(_now(place) - computed)
-    # The first round warms up.
-    written = 4 * 2 * 4 * images * wide * side**2
-    return Speed(operations / 1e9 / statistics.median(compute[1:]), written / 1e9 / statistics.median(move[1:]))
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def forecast_run(
@@ -210,18 +170,24 @@ def forecast_run(
         notes: Passed on.
     """
     parts: dict[ForecastStep, float | None] = {"decode": _decode_s(job, todo)}
+    spared: dict[ForecastStep, float] = {}
     if job.candidates:
         work = list(job.typical)
         parts["select"] = _select_s(job, speed, nominal)
         parts["finetune"] = finetune_s(job, speed, nominal)
         parts["evaluate"] = (job.test + job.validation) * speed.forward_s(work) + SCORE_S
-        parts["certify"] = job.certify_s * slowness(job, speed, nominal) * CERTIFY_FACTOR
+        slow = slowness(job, speed, nominal)
+        parts["certify"] = job.certify_s * slow * CERTIFY_FACTOR
+        spared["select"] = _halving_s(job, slow)
+        spared["finetune"] = parts["finetune"] - FINETUNE_FACTOR * prepare_s(job, speed)
+        spared["certify"] = (job.certify_s - min(job.certify_s, job.certify_least_s)) * slow * CERTIFY_FACTOR
         parts["export"] = EXPORT_S + PARITY_PASSES * job.test * speed.forward_s(work)
     seconds = {part: parts.get(part) if part == "decode" or part in todo else 0.0 for part in FORECAST_STEPS}
     kept = job.train + 2 * job.validation + job.test + job.squares * job.sample
     pixels = 3.0 * job.side_px**2 * kept
     features = FEATURE_BYTES * (job.train + job.validation + len(job.candidates) * job.sample)
-    return Forecast(seconds, pixels + features, _memory_bytes(job), notes)
+    spared = {part: value for part, value in spared.items() if part in todo}
+    return Forecast(seconds, pixels + features, _memory_bytes(job), notes, spared)
 
 
 def slowness(job: Job, speed: Speed, nominal: Speed) -> float:
@@ -239,7 +205,7 @@ def finetune_s(job: Job, speed: Speed, nominal: Speed) -> float:
 
 def prepare_s(job: Job, speed: Speed) -> float:
     """Return seconds until fine-tuning proper begins: features of the training and the validation part."""
-    return (job.train + job.validation) * speed.forward_s(list(job.typical))
+    return job.pass_share * (job.train + job.validation) * speed.forward_s(list(job.typical))
 
 
 def _epoch_s(job: Job, speed: Speed) -> float:
@@ -261,8 +227,13 @@ def _decode_s(job: Job, todo: Collection[ForecastStep]) -> float | None:
 def _select_s(job: Job, speed: Speed, nominal: Speed) -> float:
     """Return seconds of rating all candidates and of successive halving among the best."""
     forward = sum(speed.forward_s(list(work)) for work in job.candidates)
-    halving = job.halving_s * slowness(job, speed, nominal) if len(job.candidates) > 1 else 0.0
-    return SELECT_PASSES * job.sample * forward + CANDIDATE_S * len(job.candidates) + halving
+    passes = SELECT_PASSES * job.pass_share + ADAPT_PASSES
+    halving = _halving_s(job, slowness(job, speed, nominal))
+    return passes * job.sample * forward + CANDIDATE_S * len(job.candidates) + halving
+
+
+def _halving_s(job: Job, slow: float) -> float:
+    return job.halving_s * slow if len(job.candidates) > 1 else 0.0
 
 
 def _memory_bytes(job: Job) -> float | None:

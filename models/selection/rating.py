@@ -159,8 +159,8 @@ def rate_backbone(backbone: Backbone, fit: SquareFit, ground: Ground, adapt_imag
     """
     config, labels, groups = ground.config, ground.codes, ground.groups
     pixels = ground.pixels(backbone, fit)
-    frozen, adapted = choose_statistics(backbone, pixels, ground, adapt_images)
-    features = frozen.embed(pixels)
+    chosen = choose_statistics(backbone, pixels, ground, adapt_images)
+    frozen, adapted, features = chosen.frozen, chosen.adapted, chosen.embed(pixels)
     probe = cross_validate(
         features.values,
         labels,
@@ -177,25 +177,50 @@ def count_repeats(images: int) -> int:
     return min(max(1, DEALT_IMAGES // images), MOST_REPEATS)
 
 
-def choose_statistics(
-    backbone: Backbone, pixels: np.ndarray, ground: Ground, adapt_images: int
-) -> tuple[FrozenBackbone, int]:
-    """Return the network under its better BatchNorm statistics, and on how many images those were re-estimated.
+@dataclass(frozen=True, slots=True)
+class ChosenStatistics:
+    """A network under the better of two sets of BatchNorm statistics, and what the comparison has computed already.
 
-    Those are ``adapt_images``, or 0 for the source's; ``pixels`` ``(N, S, S, 3)`` are the images of ``ground``.
+    Attributes:
+        frozen: The network.
+        adapted: Images that its statistics were re-estimated on; 0 for the source's.
+        rows: Of the images, that it was tried on; empty where nothing was compared.
+        known: The features of those rows.
+    """
+
+    frozen: FrozenBackbone
+    adapted: int
+    rows: np.ndarray
+    known: Features | None = None
+
+    def embed(self, pixels: np.ndarray) -> Features:
+        """Return the features of all images ``(N, S, S, 3)``; those that are known are not computed again."""
+        rest = np.setdiff1d(np.arange(len(pixels)), self.rows)
+        if self.known is None or not len(rest):
+            return self.known or self.frozen.embed(pixels)
+        values = np.empty((len(pixels), self.known.values.shape[1]), dtype=np.float32)
+        values[self.rows], values[rest] = self.known.values, self.frozen.embed(pixels[rest]).values
+        return Features(values, self.known.widths)
+
+
+def choose_statistics(backbone: Backbone, pixels: np.ndarray, ground: Ground, adapt_images: int) -> ChosenStatistics:
+    """Return the network under its better BatchNorm statistics: re-estimated on ``adapt_images``, or the source's.
+
+    ``pixels`` ``(N, S, S, 3)`` are the images of ``ground``.
     """
     source, config, labels = ground.freeze(backbone, pixels, 0), ground.config, ground.codes
     if adapt_images == 0 or not list_batchnorms(source.network):
-        return source, 0
+        return ChosenStatistics(source, 0, np.arange(0))
     rows = sample_rows(labels, np.arange(len(labels)), max(TRIAL_IMAGES, 2 * len(np.unique(labels))), config.seed)
     rows = rows[np.bincount(labels)[labels[rows]] > 1]  # a single image of a class can be in no fold
     known, codes = np.unique(labels[rows], return_inverse=True)
     if len(known) < 2:
-        return source, 0
+        return ChosenStatistics(source, 0, np.arange(0))
     groups = None if ground.groups is None else ground.groups[rows]
-    losses, target = [], ground.freeze(backbone, pixels, adapt_images)
+    losses, target, shown = [], ground.freeze(backbone, pixels, adapt_images), []
     for frozen in (source, target):
         features = frozen.embed(pixels[rows])
+        shown.append(features)
         found = cross_validate(
             features.values,
             codes,
@@ -207,4 +232,6 @@ def choose_statistics(
     gain = losses[0] - losses[1]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain) / weigh_lead(gain, groups).effect))
     logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
-    return (target, adapt_images) if gain.mean() > error else (source, 0)
+    if gain.mean() > error:
+        return ChosenStatistics(target, adapt_images, rows, shown[1])
+    return ChosenStatistics(source, 0, rows, shown[0])

@@ -18,17 +18,19 @@ from regraft.data.sources.layout import Layout
 from regraft.data.sources.sources import list_source, read_intake
 from regraft.models.backbones.hub import embedded_folder, is_address, list_backbones
 from regraft.models.backbones.network import build_architecture, read_config, read_input
+from regraft.models.certificate.config import FEWEST_DRAWS
 from regraft.models.compute.budget import NOMINAL_SPEEDS, Speed
+from regraft.models.compute.calibration import measure_speed
 from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
 from regraft.models.compute.device import choose_device
 from regraft.models.compute.forecast import (
     FINETUNE_FACTOR,
     FORECAST_STEPS,
+    PASS_SHARE,
     Forecast,
     ForecastStep,
     Job,
     forecast_run,
-    measure_speed,
     prepare_s,
     say_seconds,
     slowness,
@@ -278,6 +280,8 @@ class _Basis:
             max_epochs=tuning.max_epochs,
             halving_s=_halving_s(select, len(self._work), min(select.max_images, train)),
             certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
+            certify_least_s=FEWEST_DRAWS * self.params.certify.trial_s * self.params.certify.scratch_factor,
+            pass_share=PASS_SHARE if choose_device(tuning.device).type == "cpu" else 1.0,
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
         )

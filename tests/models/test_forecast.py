@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from regraft.models.compute.budget import Speed
+from regraft.models.compute.calibration import measure_speed
 from regraft.models.compute.cost import GroupWork
 from regraft.models.compute.forecast import (
     FORECAST_STEPS,
     Forecast,
     Job,
     forecast_run,
-    measure_speed,
     say_bytes,
     say_seconds,
 )
@@ -79,6 +79,17 @@ def test_fine_tuning_ends_with_the_clock_the_budget_or_the_last_epoch():
     assert total(replace(JOB, budget_s=1e9)) < 1e4
 
 
+def test_what_a_probe_may_settle_is_said_apart():
+    told = forecast_run(replace(JOB, certify_least_s=20.0), NOMINAL, NOMINAL)
+    assert set(told.spared) == {"select", "finetune", "certify"}
+    assert all(0 < value < told.seconds[part] for part, value in told.spared.items())
+    assert told.spared["select"] == pytest.approx(JOB.halving_s)
+    assert told.least_s == pytest.approx(told.total_s - sum(told.spared.values()))
+    assert forecast_run(JOB, NOMINAL, NOMINAL, todo=("evaluate", "export")).spared == {}
+    faster = forecast_run(replace(JOB, pass_share=0.5), NOMINAL, NOMINAL)
+    assert faster.least_s < told.least_s
+
+
 def test_what_is_done_takes_no_time():
     told = forecast_run(JOB, NOMINAL, NOMINAL, todo=("evaluate", "export")).seconds
     assert told["select"] == told["finetune"] == 0
@@ -113,6 +124,8 @@ def test_durations_are_said_as_people_say_them(seconds, words):
 def test_a_forecast_in_words():
     told = Forecast({"select": 200.0, "finetune": 160.0}, 1.1e9, 2e9)
     assert told.describe() == "about 6 min on this machine, 1.1 GB of cache"
+    spared = replace(told, spared={"select": 80.0, "finetune": 150.0})
+    assert spared.describe() == "2 min (if a linear probe settles it) to 6 min on this machine, 1.1 GB of cache"
     assert say_bytes(4e7) == "40 MB"
 
 
