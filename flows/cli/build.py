@@ -1,5 +1,6 @@
 """Commands that make something: a workspace, a version, a verdict on production, a backbone."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from regraft.tasks.graph.train_report import TrainReport
 
 HERE = Path()
+logger = logging.getLogger(__name__)
 
 
 @app.command(epilog="Example: regraft init W --remote s3://bucket/w")
@@ -71,6 +73,7 @@ def train(
     """Train on a folder of labelled images and promote the result if the gate agrees."""
     home = open_workspace(workspace)
     check_training(home, data, backbones, assignments or [], time_budget)
+    logger.info("train %s: loading what it needs", home.root)  # seconds, in which nobody should wonder
     from regraft.data.sources.layout import Layout
     from regraft.tasks.settings.duration import parse_duration
     from regraft.tasks.settings.knobs import parse_assignments

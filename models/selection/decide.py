@@ -10,7 +10,7 @@ from regraft.models.selection.eligibility import EligibleBackbone
 from regraft.models.selection.ranking import mean_ranks
 from regraft.models.selection.rating import Rating
 from regraft.models.selection.result import Candidate, Rival, SelectConfig
-from regraft.models.selection.successive_halving import MOST_CANDIDATES, Trial
+from regraft.models.selection.successive_halving import MOST_CANDIDATES, Trial, any_steps
 from regraft.models.statistics.intervals import draw_weights, hold_together, percentile_interval
 
 RESAMPLES = 2000
@@ -60,7 +60,7 @@ def describe_candidate(name: str, evidence: SelectionEvidence, trials: Sequence[
     """Return the row of the ranking."""
     entry, rating, codes = evidence.entries[name], evidence.ratings[name], evidence.codes
     score, low, high = rating.interval(codes)
-    accuracies = [trial.accuracy for trial in trials if trial.name == name]
+    accuracies = [trial.accuracy for trial in trials if trial.name == name and trial.steps]
     return Candidate(
         name=name,
         score=score,
@@ -133,6 +133,12 @@ def decide(
         final, key=lambda trial: (places[trial.name], -float(merits[trial.name].mean()), rows[trial.name].gflops)
     )
     compared = len({trial.name for trial in trials})
+    if not any_steps(trials):
+        return winner.name, (
+            f"{winner.name} is ahead of {compared - 1} others of {len(ranking)} candidates by probe and mean rank "
+            f"(accuracy {winner.accuracy:.3f}, best with probability {winner.chance:.2f}); select.halving_budget_s="
+            f"{config.halving_budget_s:g} affords no step of fine-tuning for any of them,"
+        )
     return winner.name, (
         f"{winner.name} wins successive halving among {compared} of {len(ranking)} candidates "
         f"(accuracy {winner.accuracy:.3f}, best with probability {winner.chance:.2f})"

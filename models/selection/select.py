@@ -32,7 +32,13 @@ from regraft.models.selection.eligibility import EligibleBackbone, SelectionErro
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
 from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone
 from regraft.models.selection.result import Candidate, FitTrial, SelectConfig, Selection
-from regraft.models.selection.successive_halving import MOST_CANDIDATES, Trial, choose_candidates, run_rounds
+from regraft.models.selection.successive_halving import (
+    MOST_CANDIDATES,
+    Trial,
+    any_steps,
+    choose_candidates,
+    run_rounds,
+)
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.finetune import build_classifier
 from regraft.serving.decoding.value_range import ValueRange
@@ -125,7 +131,7 @@ def select_backbone(
         fits=fits,
         ranking=ranking,
         trials=[asdict(trial) for trial in trials],
-        rivals=list_rivals(chosen, ranking, evidence, merits, config.seed),
+        rivals=list_rivals(chosen, ranking, evidence, merits if any_steps(trials) else {}, config.seed),
         refused=refused | unservable,
     )
     logger.info("selection done chosen=%s reason=%s", selection.chosen, selection.reason)

@@ -46,8 +46,9 @@ class Trial:
         round: From 1; each has three times the budget of the one before.
         budget_s: Counted seconds on the nominal machine, over all folds.
         accuracy: Out of fold, of the probe, or of the fine-tuned network where that leads; 0-1.
-        tuned: Of the fine-tuned networks alone.
+        tuned: Of the fine-tuned networks alone; of the probe where the budget affords no step.
         chance: How likely the candidate is the best of this round, 0-1.
+        steps: That it was trained for on each fold; 0 where the budget affords none.
     """
 
     name: str
@@ -56,6 +57,12 @@ class Trial:
     accuracy: float
     tuned: float
     chance: float
+    steps: int
+
+
+def any_steps(trials: Sequence[Trial]) -> bool:
+    """Say whether anything was fine-tuned in them."""
+    return any(trial.steps for trial in trials)
 
 
 def choose_candidates(chances: Mapping[str, float], favourite: str | None, most: int, least_chance: float) -> list[str]:
@@ -104,11 +111,11 @@ def run_rounds(
             done += 1
             if progress is not None:
                 progress(min(done, whole), whole)
-        merits |= {name: likelihoods(logits, labels) for name, (logits, _) in found.items()}
+        merits |= {name: likelihoods(logits, labels) for name, (logits, _, _) in found.items()}
         chances = bootstrap_best({name: merits[name] for name in remaining}, groups=ground.groups)
-        for name, (logits, tuned) in found.items():
+        for name, (logits, tuned, steps) in found.items():
             accuracy = float(np.mean(rate_hits(logits, labels)))
-            trials.append(Trial(name, number, budget, accuracy, tuned, chances[name]))
+            trials.append(Trial(name, number, budget, accuracy, tuned, chances[name], steps))
         remaining.sort(key=lambda name: (-chances[name], name))
         if max(chances.values()) >= config.settled:
             break
@@ -135,10 +142,11 @@ def list_rounds(candidates: int, rounds: int) -> list[tuple[int, int]]:
 
 def run_trial(
     rating: Rating, pixels: np.ndarray, labels: np.ndarray, config: FinetuneConfig, budget_s: float
-) -> tuple[np.ndarray, float]:
-    """Return out-of-fold logits ``(N, K)`` of the probe, or of fine-tuned networks if they lead; and their accuracy.
+) -> tuple[np.ndarray, float, int]:
+    """Return out-of-fold logits ``(N, K)`` of the probe, or of fine-tuned networks if they lead; their accuracy; steps.
 
-    Fine-tuned weights are those after the last epoch: the best epoch on the held-out fold would flatter itself.
+    Where the first fold's plan affords no step, the others' would not either: the probe stands. Fine-tuned weights are
+    those after the last epoch: the best epoch on the held-out fold would flatter itself.
     """
     classes = int(labels.max()) + 1
     splits = make_folds(labels, FOLDS, config.seed, rating.groups)
@@ -146,11 +154,15 @@ def run_trial(
     share = config.model_copy(
         update={"budget_s": budget_s / max(1, len(splits)), "activations_gib": min(config.activations_gib, TRIAL_GIB)}
     )
+    steps, probe = 0, rating.probe.logits
     for train, held in splits:
-        tuned[held] = tune_fold(rating, pixels, labels, train, held, share)
+        tuned[held], steps = tune_fold(rating, pixels, labels, train, held, share)
+        if not steps:
+            tuned = probe
+            break
     rating.frozen.release()
-    better = tuned if splits and leads(tuned, rating.probe.logits, labels, rating.groups) else rating.probe.logits
-    return better, float(np.mean(rate_hits(tuned, labels)))
+    better = tuned if steps and leads(tuned, probe, labels, rating.groups) else probe
+    return better, float(np.mean(rate_hits(tuned, labels))), steps
 
 
 def leads(tuned: np.ndarray, probe: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:
@@ -170,8 +182,11 @@ def tune_fold(
     train: np.ndarray,
     held: np.ndarray,
     config: FinetuneConfig,
-) -> np.ndarray:
-    """Return the logits ``(len(held), K)`` of a network fine-tuned on ``train``; the rating is left as it was."""
+) -> tuple[np.ndarray, int]:
+    """Return the logits ``(len(held), K)`` of a network fine-tuned on ``train``, and the steps its plan affords.
+
+    The rating is left as it was.
+    """
     features, device = rating.features, choose_device(config.device)
     probe = fit_probe(
         features.values[train],
@@ -202,4 +217,4 @@ def tune_fold(
     for parameter in classifier.parameters():
         parameter.requires_grad_(True)
     classifier.eval()
-    return logits
+    return logits, plan.steps

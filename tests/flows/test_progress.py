@@ -2,7 +2,11 @@
 
 import io
 import logging
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +63,17 @@ def test_without_a_terminal_nothing_is_drawn_and_a_line_comes_now_and_then(monke
             told(1, 2)
     assert 1 <= len(caplog.records) <= 4
     assert stream.getvalue() == ""
+
+
+def test_a_training_says_that_it_has_begun_before_anything_heavy_is_imported(make_workspace, images) -> None:
+    command = [sys.executable, "-X", "importtime", str(Path(sys.executable).with_name("regraft")), "train"]
+    command += ["--workspace", str(make_workspace("beginning").root), "--data", str(images)]
+    heavy = re.compile(r"\| +(torch|prefect|dvc|pandas|sklearn|great_expectations)$")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        lines = (line.rstrip() for line in process.stderr)
+        first = next(line for line in lines if "loading what it needs" in line or heavy.search(line))
+        later = next(line for line in lines if heavy.search(line))
+        process.kill()
+    assert "loading what it needs" in first
+    assert heavy.search(later)

@@ -53,8 +53,8 @@ def test_without_fine_tuning_the_best_evidence_of_the_best_mean_ranks_is_taken()
     assert "only candidate" in decide(rows[:1], [], {}, SelectConfig())[1]
 
 
-def trial(name, number, chance=0.5):
-    return Trial(name, number, 6.0, 0.9, 0.9, chance)
+def trial(name, number, chance=0.5, steps=4):
+    return Trial(name, number, 6.0, 0.9, 0.9, chance, steps)
 
 
 def test_the_last_round_decides_together_with_the_rank():
@@ -154,8 +154,8 @@ def workspace(make_backbone, stripes, tmp_path):
         asked: list[np.ndarray] = []
         config = SelectConfig(
             **({"candidates": ["test_vit.tiny", "test_resnet.tiny"], "mirror": str(tmp_path / "mirror"),
-                "halving_images": 0} | settings),
-            max_images=30, halving_budget_s=0.2, adapt_images=10, device="cpu", threads=1,
+                "halving_images": 0, "halving_budget_s": 0.2} | settings),
+            max_images=30, adapt_images=10, device="cpu", threads=1,
         )  # fmt: skip
         images = ImagesOnDemand(
             lambda spec, rows: asked.append(rows) or pixels[rows], labels, parts, np.full((60, 2), 32)
@@ -197,6 +197,19 @@ def test_few_images_are_no_ground_for_halving(workspace):
     few, _, _ = workspace(halving_images=31, settled=1.0)
     assert (few.trials, few.rivals[0].basis) == ([], "probe")
     assert "PARC" in few.reason
+
+
+@pytest.mark.slow
+def test_a_budget_that_affords_no_step_is_not_called_fine_tuning(workspace):
+    asked = {"halving_images": 30, "settled": 1.0, "enough": 1.0}
+    poor, _, _ = workspace(**asked, halving_budget_s=1e-6)
+    assert {trial["steps"] for trial in poor.trials} == {0}
+    assert "affords no step of fine-tuning" in poor.reason and "successive halving" not in poor.reason
+    assert all(row.last_round is None for row in poor.ranking)
+    assert {rival.basis for rival in poor.rivals} == {"probe"}
+    rich, _, _ = workspace(**asked)
+    assert all(trial["steps"] > 0 for trial in rich.trials)
+    assert "wins successive halving" in rich.reason
 
 
 @pytest.mark.slow
