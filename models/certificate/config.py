@@ -14,8 +14,8 @@ class CertifyConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstr
     """How the certificate is measured: images, draws, budgets, and the gain that counts."""
 
     draws: int = Field(3, ge=2)
-    """Times that labelled images are drawn, each with its own order and its own random network. A verdict that is
-    certain at 99 % after two or more is the last word; what is left is then drawn for the learning curve alone."""
+    """Times that labelled images are drawn, each with its own order and its own random network. Help that is
+    certain at 99 % after two is the last word; what is left is then drawn for the learning curve alone."""
     max_images: int = Field(200, ge=8)
     """Labelled images of a draw at most; never more than four in five of those known."""
     max_test: int = Field(200, ge=8)

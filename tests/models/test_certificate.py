@@ -64,6 +64,8 @@ def test_a_clear_case_is_settled_after_two_draws_and_an_open_one_is_not():
     assert is_settled(clear, MATERIAL, 40, CertifyConfig())
     near = outcomes_of(answer(0.7, draws=2), answer(0.66, draws=2, seed=1), answer(0.4, draws=2, seed=2))
     assert not is_settled(near, MATERIAL, 40, CertifyConfig())
+    harm = outcomes_of(answer(0.5, draws=2), answer(0.9, draws=2, seed=1), answer(0.4, draws=2, seed=2))
+    assert not is_settled(harm, MATERIAL, 40, CertifyConfig())
     outcomes = outcomes_of(answer(0.9), answer(0.5, draws=2, seed=1), answer(0.4, seed=2))
     outcomes |= {("transfer", size): outcomes["transfer", 40] for size in (10, 20)}
     told = write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
