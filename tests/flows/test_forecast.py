@@ -29,7 +29,7 @@ def test_what_is_no_duration_is_named_with_what_would_be(text: str) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regraft.models.compute.forecast.CALIBRATION_S", 0.05)
+    monkeypatch.setattr("regraft.models.compute.calibration.CALIBRATION_S", 0.05)
 
 
 @pytest.fixture
