@@ -110,6 +110,28 @@ class ValidationFigures(BaseModel, frozen=True, extra="forbid"):
     n: int
 
 
+class HeadFigures(BaseModel, frozen=True, extra="forbid"):
+    """How the linear head came to be fitted as it is: on training images held out fold by fold.
+
+    Attributes:
+        views: Views of each image that it was fitted on; 0 where views were no gain, or none were tried.
+        horizontal, vertical: Whether images mirrored so were among them.
+        clean: Balanced accuracy, 0-1, of the head as it is kept, on the images as they are; None where none were tried.
+        clean_plain: Likewise without views.
+        shifted, shifted_plain: Likewise on views of the images, the mean over the views.
+        reason: In words.
+    """
+
+    views: int = 0
+    horizontal: bool = False
+    vertical: bool = False
+    clean: float | None = None
+    clean_plain: float | None = None
+    shifted: float | None = None
+    shifted_plain: float | None = None
+    reason: str = "views of the images were not asked for"
+
+
 class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     """Everything about a checkpoint that is not a weight."""
 
@@ -136,6 +158,7 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     lost: int
     p_value: float
     strength: float
+    head: HeadFigures = HeadFigures()
     temperature: float
     validation: dict[str, ValidationFigures]
     weights_sha256: str = ""

@@ -24,6 +24,7 @@ from regraft.models.compute.device import Compute, choose_device
 from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.extract import extract_features
 from regraft.models.features.frozen_pass import FrozenPass, list_engines
+from regraft.models.views.view import View
 from regraft.serving.files.durable import replace_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -138,15 +139,24 @@ class FrozenBackbone:
         pixels: np.ndarray,
         *,
         rows: np.ndarray | None = None,
+        view: View | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Features:
-        """Return the features of uint8 images ``(N, S, S, 3)``, or of those at ``rows``; from the store where kept."""
+        """Return the features of uint8 images ``(N, S, S, 3)``, or of those at ``rows``; from the store where kept.
+
+        With a ``view`` they are those of the changed copies, which are made from the pixels at hand.
+        """
         key = {**self._fixed, "pixels": hash_pixels(pixels, rows)}
+        if view is not None:
+            key["view"] = view.describe()
         for engine in list_engines(choose_device(self._compute.device)):
             if (found := self._store.read({**key, "engine": engine})) is not None:
                 return found
         frozen = self._open_pass()
-        values = extract_features(frozen, pixels, self._wanted.normalization, rows=rows, progress=progress)
+        change = None if view is None else view.open(len(pixels) if rows is None else len(rows))
+        values = extract_features(
+            frozen, pixels, self._wanted.normalization, rows=rows, change=change, progress=progress
+        )
         found = Features(values, list_widths(self.network, self._size_px))
         self._store.write({**key, "engine": frozen.engine}, found)
         return found

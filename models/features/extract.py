@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from regraft.models.backbones.network import Normalization
 from regraft.models.compute.device import DeviceName, choose_device, is_convolutional
 from regraft.models.features.frozen_pass import FrozenPass, normalise_pixels
+from regraft.models.views.view import Change
 
 logger = logging.getLogger(__name__)
+
+BATCH_SIZE = 32
+"""Images at once."""
 
 
 def take_batch(pixels: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -36,21 +40,21 @@ def extract_features(
     normalization: Normalization,
     *,
     rows: np.ndarray | None = None,
-    batch_size: int = 32,
     device: DeviceName = "auto",
+    change: Change | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Return the embeddings of all images (or those at ``rows``), float32 of shape ``(N, D)``.
 
-    The backbone is left in eval mode on the device. The last digits depend on ``batch_size`` and the thread count.
+    The backbone is left in eval mode on the device. The last digits depend on ``BATCH_SIZE`` and the thread count.
 
     Args:
         backbone: From images ``(B, 3, S, S)`` to embeddings ``(B, D)``, or a pass of it that stands already.
         pixels: uint8 ``(N, S, S, 3)``, S as the backbone wants it.
         normalization: Of the backbone.
         rows: Indices into ``pixels``; all when None.
-        batch_size: Images at once.
         device: Where to compute.
+        change: Makes the copies of a batch that the backbone sees instead.
         progress: Called with (images done, images in all).
 
     Raises:
@@ -63,8 +67,9 @@ def extract_features(
     if not isinstance(backbone, FrozenPass):
         backbone = FrozenPass(backbone, normalization, pixels.shape[1], choose_device(device))
     parts: list[np.ndarray] = []
-    for start in range(0, len(rows), batch_size):
-        parts.append(backbone.run(pixels[rows[start : start + batch_size]]))
+    for start in range(0, len(rows), BATCH_SIZE):
+        batch = pixels[rows[start : start + BATCH_SIZE]]
+        parts.append(backbone.run(batch if change is None else change(batch, start)))
         if progress is not None:
-            progress(min(start + batch_size, len(rows)), len(rows))
+            progress(min(start + BATCH_SIZE, len(rows)), len(rows))
     return np.concatenate(parts)

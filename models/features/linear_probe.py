@@ -221,7 +221,12 @@ def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def fit_logistic(
-    x: np.ndarray, y: np.ndarray, classes: int, c: float, rare_weight: float = 0.0
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    c: float,
+    rare_weight: float = 0.0,
+    row_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression.
 
@@ -232,16 +237,22 @@ def fit_logistic(
         if x.shape[0] < x.shape[1]:
             basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
             x = x @ basis
-    weight, bias = next(fit_path(x, y, classes, [c], rare_weight))
+    weight, bias = next(fit_path(x, y, classes, [c], rare_weight, row_weights))
     return (weight if basis is None else weight @ basis.T), bias
 
 
 def fit_path(
-    x: np.ndarray, y: np.ndarray, classes: int, cs: Sequence[float], rare_weight: float = 0.0
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    cs: Sequence[float],
+    rare_weight: float = 0.0,
+    row_weights: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield weight ``(K, D)`` and bias ``(K,)`` for each ``c``, every fit starting where the last one ended.
 
-    A class without an image in ``y`` is never answered.
+    A class without an image in ``y`` is never answered. ``row_weights`` ``(N,)`` are what each row counts; alike when
+    None.
     """
     weights = weigh_classes(y, classes, rare_weight)
     weighing = None if weights is None else {int(one): float(weights[one]) for one in np.unique(y)}
@@ -252,7 +263,7 @@ def fit_path(
         with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
             # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=c).fit(wide, y)
+            model.set_params(C=c).fit(wide, y, sample_weight=row_weights)
         weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
         if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
             weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2

@@ -16,6 +16,8 @@ from regraft.models.compute.budget import (
 from regraft.models.compute.cost import count_work, group_by_depth
 from regraft.models.compute.device import DeviceName
 from regraft.models.training.data import TrainingData
+from regraft.models.training.head_views import HeadConfig
+from regraft.models.training.linear_start import StartConfig
 from regraft.models.training.optimizer import LoopConfig
 
 HALF_BYTES = 2
@@ -47,6 +49,8 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """Changed views of each training image whose activations behind the frozen layers are kept; 0 keeps none."""
     activations_gib: float = Field(2.0, gt=0)
     """Disk that kept activations may take; fewer views, or none, are kept where they would need more."""
+    head: HeadConfig = HeadConfig()
+    """Views that the linear head is fitted on."""
     loop: LoopConfig = LoopConfig()
     """Rates, regularisation and augmentation."""
     seed: int = Field(0, ge=0)
@@ -55,6 +59,23 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """Where to compute."""
     threads: int = Field(2, ge=1)
     """CPU threads; part of the recipe, because sums are split by thread."""
+
+    @property
+    def start(self) -> StartConfig:
+        """Return how the linear head is fitted that training starts from."""
+        return StartConfig(self.head, self.loop.rare_weight, self.loop.augment.flip_horizontal)
+
+    def without_mirrors(self, mirrors: tuple[bool, bool] | None) -> "FinetuneConfig":
+        """Return the same, without those mirrorings that were found to change a class."""
+        if mirrors is None:
+            return self
+        augment = self.loop.augment
+        safe = {
+            "flip_horizontal": augment.flip_horizontal and mirrors[0],
+            "flip_vertical": augment.flip_vertical and mirrors[1],
+        }
+        loop = self.loop.model_copy(update={"augment": augment.model_copy(update=safe)})
+        return self.model_copy(update={"loop": loop})
 
 
 def make_plan(

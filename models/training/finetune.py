@@ -94,7 +94,8 @@ def finetune(
     with limit_threads(config.threads), deterministic_kernels(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         frozen = open_frozen(backbone, data, config, FeatureStore(paths.features), adapt_images)
-        start = prepare_start(frozen, data, len(names), resume, config.loop.rare_weight)
+        start = prepare_start(frozen, data, len(names), resume, config.start)
+        config = config.without_mirrors(start.mirrors)
         classifier = build_classifier(frozen.network, frozen.normalization, start.widths, len(names), device)
         classifier.load_probe(start.probe)
         plan = plan_from(classifier, data, start, config, adapt_images)
@@ -235,6 +236,7 @@ def keep_better(
         "best_epoch": run.best_epoch if choice.kept == "finetuned" else 0,
         "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
         "strength": start.probe.c,
+        "head": start.head,
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }

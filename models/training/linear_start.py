@@ -1,6 +1,6 @@
 """Where fine-tuning starts: a linear probe on kept features; and what becomes of that probe when it is the one kept."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -9,8 +9,18 @@ from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.cache import FrozenBackbone
 from regraft.models.features.linear_probe import Folds, Probe, cross_validate, fit_probe, sum_log_loss
+from regraft.models.features.view_probe import ProbeProblem, cross_validate_views, fit_view_probe, hold_out_views
 from regraft.models.training.data import TrainingData
+from regraft.models.training.head_views import (
+    MIRRORED,
+    HeadConfig,
+    HeadFigures,
+    judge_views,
+    plan_head_views,
+    try_mirrors,
+)
 from regraft.models.training.temperature import fit_temperature
+from regraft.models.views.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,38 +31,103 @@ class Start:
         probe: On D features, K classes.
         widths: Numbers in each block of the features.
         features: ``(N, D)`` of the train rows and the validation rows, in that order.
+        views: ``(V, N, D)`` of the views of these that the probe was fitted on; V is 0 where it was not.
         logits: ``(M, K)`` of the validation rows.
         train_loss: Mean log loss on the train rows, nats.
         rare_weight: With which the probe was fitted.
+        mirrors: Whether images mirrored left to right, and top to bottom, are still of their class; None if untried.
+        head: How the views were decided on.
     """
 
     probe: Probe
     widths: tuple[int, ...]
     features: np.ndarray
+    views: np.ndarray
     logits: np.ndarray
     train_loss: float
+    rare_weight: float
+    mirrors: tuple[bool, bool] | None
+    head: HeadFigures
+
+
+@dataclass(frozen=True, slots=True)
+class StartConfig:
+    """How the probe is fitted: on which views, how much rare classes count, whether left and right mean nothing."""
+
+    head: HeadConfig = field(default_factory=HeadConfig)
     rare_weight: float = 0.0
+    flip_horizontal: bool = True
 
 
 def prepare_start(
-    frozen: FrozenBackbone, data: TrainingData, classes: int, resume: ResumeFolder, rare_weight: float = 0.0
+    frozen: FrozenBackbone, data: TrainingData, classes: int, resume: ResumeFolder, config: StartConfig | None = None
 ) -> Start:
     """Fit the probe on kept features, which a run after a kill finds again in the snapshot."""
+    config = config or StartConfig()
     snapshot = resume.load("start")
     if snapshot is None:
         resume.clear()
-        train, held = (frozen.embed(data.pixels, rows=rows) for rows in (data.train, data.validation))
-        values = {"train": torch.from_numpy(train.values), "held": torch.from_numpy(held.values)}
-        snapshot = Snapshot({"features": values}, {"widths": list(train.widths)})
+        snapshot = embed_start(frozen, data, classes, config)
         resume.save("start", snapshot)
-    train_values, held_values = (snapshot.tensors["features"][part].numpy() for part in ("train", "held"))
-    widths, labels = tuple(snapshot.info["widths"]), data.labels[data.train]
-    folds = Folds(groups=data.take_groups(data.train))
-    found = cross_validate(train_values, labels, classes=classes, widths=widths, rare_weight=rare_weight, folds=folds)
-    probe = fit_probe(train_values, labels, classes=classes, c=found.c, widths=widths, rare_weight=rare_weight)
-    loss = sum_log_loss(probe.score(train_values).astype(np.float64), labels) / len(labels)
-    everything = np.concatenate([train_values, held_values])
-    return Start(probe, widths, everything, probe.score(held_values).astype(np.float32), loss, rare_weight)
+    return fit_start(snapshot, data, classes, config)
+
+
+def embed_start(frozen: FrozenBackbone, data: TrainingData, classes: int, config: StartConfig) -> Snapshot:
+    """Return the features of train and validation rows and of the views that the head may be fitted on."""
+    train, held = (frozen.embed(data.pixels, rows=rows) for rows in (data.train, data.validation))
+    widths, labels = train.widths, data.labels[data.train]
+    info: dict[str, object] = {"widths": list(widths), "mirrors": None}
+    values = {"train": train.values, "held": held.values}
+    if config.head.views and np.bincount(labels).min() > 1:
+        mirrors = (False, False)
+        if config.head.mirror:
+            found = cross_validate(train.values, labels, classes=classes, widths=widths, folds=fold_train(data))
+            probe = fit_probe(train.values, labels, classes=classes, c=found.c, widths=widths)
+            place = np.sort(np.random.default_rng(0).permutation(len(data.validation))[:MIRRORED])
+            asked = data.validation[place]
+
+            def embed(rows: np.ndarray, view: View) -> np.ndarray:
+                return frozen.embed(data.pixels, rows=rows, view=view).values
+
+            mirrors = try_mirrors(probe, embed, asked, data.labels[asked], held.values[place])
+            info["mirrors"] = list(mirrors)
+        rows = np.concatenate([data.train, data.validation])
+        planned = plan_head_views(config.head, data.pixels, rows, mirrors[0] and config.flip_horizontal, mirrors[1])
+        info["views"] = [asdict(view) for view in planned]
+        values["views"] = np.stack([frozen.embed(data.pixels, rows=rows, view=view).values for view in planned])
+    return Snapshot({"features": {name: torch.from_numpy(each) for name, each in values.items()}}, info)
+
+
+def fold_train(data: TrainingData) -> Folds:
+    """Return how the train rows are dealt into folds."""
+    return Folds(groups=data.take_groups(data.train))
+
+
+def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: StartConfig) -> Start:
+    """Fit the plain probe, and one on views too; keep the second where held-out images speak for it."""
+    values = {name: tensor.numpy() for name, tensor in snapshot.tensors["features"].items()}
+    widths, labels, train = tuple(snapshot.info["widths"]), data.labels[data.train], values["train"]
+    weighing = {"classes": classes, "widths": widths, "rare_weight": config.rare_weight}
+    found = cross_validate(train, labels, folds=fold_train(data), **weighing)
+    probe, head = fit_probe(train, labels, c=found.c, **weighing), HeadFigures()
+    everything = np.concatenate([train, values["held"]])
+    views = values.get("views", np.empty((0, *everything.shape), np.float32))
+    if len(views):
+        taught = views[:, : len(train)]
+        problem = ProbeProblem(classes, widths, config.rare_weight, fold_train(data))
+        trial = cross_validate_views(train, taught, labels, problem, found.c)
+        head = judge_views(trial, labels, [View(**view) for view in snapshot.info["views"]])
+        if head.views:
+            probe = fit_view_probe(train, taught, labels, problem, trial.c)
+        views = views[: head.views]
+    elif config.head.views:
+        head = head.model_copy(
+            update={"reason": "a class has a single training image: nothing could be held out to decide on views"}
+        )
+    loss = sum_log_loss(probe.score(train).astype(np.float64), labels) / len(labels)
+    logits = probe.score(values["held"]).astype(np.float32)
+    mirrors = snapshot.info["mirrors"]
+    return Start(probe, widths, everything, views, logits, loss, config.rare_weight, mirrors and tuple(mirrors), head)
 
 
 def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> float:
@@ -64,7 +139,12 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
     labels = np.concatenate([data.labels[data.train], data.labels[data.validation]])
     classes, c = len(start.probe.bias), start.probe.c
     folds = Folds(groups=data.take_groups(np.concatenate([data.train, data.validation])))
-    weighing = {"widths": start.widths, "rare_weight": start.rare_weight}
-    said = cross_validate(start.features, labels, classes=classes, cs=[c], folds=folds, **weighing)
-    classifier.load_probe(fit_probe(start.features, labels, classes=classes, c=c, **weighing))
-    return fit_temperature(said.logits, labels)
+    weighing = {"classes": classes, "widths": start.widths, "rare_weight": start.rare_weight}
+    if len(start.views):
+        problem = ProbeProblem(classes, start.widths, start.rare_weight, folds)
+        said = hold_out_views(start.features, start.views, labels, problem, c)
+        classifier.load_probe(fit_view_probe(start.features, start.views, labels, problem, c))
+        return fit_temperature(said, labels)
+    found = cross_validate(start.features, labels, cs=[c], folds=folds, **weighing)
+    classifier.load_probe(fit_probe(start.features, labels, c=c, **weighing))
+    return fit_temperature(found.logits, labels)

@@ -5,6 +5,7 @@ import torch
 from regraft.models.backbones.network import Normalization, build_backbone
 from regraft.models.compute.device import Compute, DeviceError, choose_device
 from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
+from regraft.models.features import extract
 from regraft.models.features.extract import extract_features
 from regraft.models.features.frozen_pass import normalise_pixels
 
@@ -19,7 +20,9 @@ def test_pixels_are_normalised_per_channel():
 
 
 @pytest.mark.parametrize("name", ["test_resnet.tiny", "test_vit.tiny"])
-def test_features_equal_the_network_called_by_hand_for_any_batch_size(name, make_backbone, stripes, tmp_path):
+def test_features_equal_the_network_called_by_hand_for_any_batch_size(
+    name, make_backbone, stripes, tmp_path, monkeypatch
+):
     args = {"img_size": 32} if "vit" in name else {}
     network = build_backbone(make_backbone(tmp_path, name, **args).folder)
     pixels, _ = stripes(3)
@@ -27,7 +30,8 @@ def test_features_equal_the_network_called_by_hand_for_any_batch_size(name, make
         images = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25).float()
         truth = network(images).numpy()
     for batch_size in (2, 32):
-        features = extract_features(network, pixels, PLAIN, batch_size=batch_size, device="cpu")
+        monkeypatch.setattr(extract, "BATCH_SIZE", batch_size)
+        features = extract_features(network, pixels, PLAIN, device="cpu")
         np.testing.assert_allclose(features, truth, atol=2e-5)
 
 
@@ -40,14 +44,14 @@ def test_rows_pick_images_in_their_order(make_backbone, stripes, tmp_path):
     )
 
 
-def test_progress_ends_at_the_number_of_images(make_backbone, stripes, tmp_path):
+def test_progress_ends_at_the_number_of_images(make_backbone, stripes, tmp_path, monkeypatch):
     seen = []
+    monkeypatch.setattr(extract, "BATCH_SIZE", 4)
     network = build_backbone(make_backbone(tmp_path).folder)
     extract_features(
         network,
         stripes(2)[0],
         PLAIN,
-        batch_size=4,
         device="cpu",
         progress=lambda done, total: seen.append((done, total)),
     )

@@ -1,0 +1,121 @@
+"""The linear probe fitted on views: every image as it is, and as another lamp, camera or pose would have given it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from regraft.models.features.linear_probe import (
+    CS,
+    Folds,
+    Probe,
+    fit_logistic,
+    fit_path,
+    make_folds,
+    measure_spread,
+    reduce_features,
+    sum_log_loss,
+)
+
+VIEWS_SHARE = 0.5
+"""Of the weight of an image in the fit that its views share; the rest is the image as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeProblem:
+    """What every probe on the same images shares.
+
+    Attributes:
+        classes: K.
+        widths: Blocks of the features; one when None.
+        rare_weight: See ``weigh_classes``.
+        folds: How the images are dealt into folds: once, whatever their ``repeats``.
+    """
+
+    classes: int
+    widths: Sequence[int] | None = None
+    rare_weight: float = 0.0
+    folds: Folds = field(default_factory=Folds)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewTrial:
+    """What two probes said of images they were not fitted on: one fitted on the images, one on their views too.
+
+    Attributes:
+        c: Inverse penalty of the second with the least log loss on the images as they are.
+        plain: ``(1 + V, N, K)`` logits out of fold of the first: of the images, then of each of their views.
+        viewed: Likewise of the second.
+    """
+
+    c: float
+    plain: np.ndarray
+    viewed: np.ndarray
+
+
+def cross_validate_views(
+    clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, plain_c: float
+) -> ViewTrial:
+    """Hold out images with all of their views, fold by fold, and ask both probes about all of them.
+
+    Args:
+        clean: Features ``(N, D)`` of the images as they are.
+        views: ``(V, N, D)`` of their views.
+        labels: ``(N,)`` integers in 0..K-1.
+        problem: Of both probes.
+        plain_c: Inverse penalty of the plain probe; the other tries it and its neighbours in ``CS``.
+    """
+    cs = [c for c in CS if 0.05 < c / plain_c < 20]
+    blocks = reduce_views(clean, views, problem.widths)
+    plain = _hold_out(blocks, labels, 1, problem, [plain_c])[0]
+    viewed = _hold_out(blocks, labels, len(blocks), problem, cs)
+    best = int(np.argmin([sum_log_loss(each[0], labels) for each in viewed]))
+    return ViewTrial(float(cs[best]), plain.astype(np.float32), viewed[best].astype(np.float32))
+
+
+def hold_out_views(
+    clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, c: float
+) -> np.ndarray:
+    """Return logits ``(N, K)`` of the images as they are, of probes fitted on the others and their views.
+
+    The arguments are those of ``cross_validate_views``.
+    """
+    blocks = reduce_views(clean, views, problem.widths)
+    return _hold_out(blocks, labels, len(blocks), problem, [c])[0, 0].astype(np.float32)
+
+
+def reduce_views(clean: np.ndarray, views: np.ndarray, widths: Sequence[int] | None) -> np.ndarray:
+    """Return images and views, ``(1 + V, N, R)``, along the strongest directions of them all."""
+    mean, std = measure_spread(clean, widths)
+    rows = ((np.concatenate([clean[None], views]) - mean) / std).reshape(-1, clean.shape[1])
+    return reduce_features(rows).reshape(1 + len(views), len(clean), -1)
+
+
+def _hold_out(
+    blocks: np.ndarray, labels: np.ndarray, taught: int, problem: ProbeProblem, cs: Sequence[float]
+) -> np.ndarray:
+    """Return logits ``(C, 1 + V, N, K)`` out of fold of probes fitted on the first ``taught`` blocks of the others."""
+    logits = np.zeros((len(cs), *blocks.shape[:2], problem.classes))
+    weights, folds = weigh_rows(blocks.shape[1], taught - 1).reshape(taught, -1), problem.folds
+    for train, held in make_folds(labels, folds.number, folds.seed, folds.groups):
+        rows, copies = blocks[:taught, train].reshape(-1, blocks.shape[2]), np.tile(labels[train], taught)
+        path = fit_path(rows, copies, problem.classes, cs, problem.rare_weight, weights[:, train].reshape(-1))
+        for place, (weight, bias) in enumerate(path):
+            logits[place][:, held] = blocks[:, held] @ weight.T + bias
+    return logits
+
+
+def weigh_rows(count: int, views: int) -> np.ndarray:
+    """Return what each row of images and then their views counts, ``(count * (1 + views),)``: in sum the images."""
+    if not views:
+        return np.ones(count)
+    return np.repeat([1 - VIEWS_SHARE, *[VIEWS_SHARE / views] * views], count)
+
+
+def fit_view_probe(clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, c: float) -> Probe:
+    """Fit a probe on images and their views; standardised by the images as they are. See ``cross_validate_views``."""
+    mean, std = measure_spread(clean, problem.widths)
+    rows = ((np.concatenate([clean[None], views]) - mean) / std).reshape(-1, clean.shape[1])
+    copies, weights = np.tile(labels, 1 + len(views)), weigh_rows(len(labels), len(views))
+    weight, bias = fit_logistic(rows, copies, problem.classes, c, problem.rare_weight, weights)
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, c)

@@ -1,0 +1,139 @@
+"""The same scene taken again: another lamp, another lens, another sensor, each image with its own; batched in torch."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+BLUR_REACH = 3
+"""Standard deviations at which the blur's kernel ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """What changes when B images are taken again; every field ``(B,)`` float32, the default leaves all as it was.
+
+    Attributes:
+        light: Factor on the light.
+        warmth: Red is multiplied by 1 + warmth and blue by 1 - warmth.
+        gamma: Exponent of the tone curve; above 1 darkens the middle tones.
+        contrast: Factor on the distance from the image's mean.
+        fall: Share of the light lost from the lit edge to the far edge.
+        fall_angle: Where the lit edge lies, radians.
+        vignette: Share of the light lost in the corners.
+        blur: Standard deviation of the lens blur, as a share of the side.
+        noise: Standard deviation of the sensor noise, as a share of the range; three quarters of its variance are grey.
+        zoom: How much larger the scene is in the image, around its middle.
+    """
+
+    light: np.ndarray
+    warmth: np.ndarray
+    gamma: np.ndarray
+    contrast: np.ndarray
+    fall: np.ndarray
+    fall_angle: np.ndarray
+    vignette: np.ndarray
+    blur: np.ndarray
+    noise: np.ndarray
+    zoom: np.ndarray
+
+    @classmethod
+    def unchanged(cls, count: int) -> "Acquisition":
+        """Return the acquisition of ``count`` images that changes nothing."""
+        neutral = {"light": 1.0, "gamma": 1.0, "contrast": 1.0, "zoom": 1.0}
+        return cls(**{each.name: np.full(count, neutral.get(each.name, 0.0), np.float32) for each in fields(cls)})
+
+    def with_changes(self, **changes: float) -> "Acquisition":
+        """Return the same with some fields set to one value for all images."""
+        return replace(self, **{name: np.full_like(self.light, value) for name, value in changes.items()})
+
+    def take(self, rows: np.ndarray | slice) -> "Acquisition":
+        """Return the part of it that is about the images at ``rows``."""
+        return Acquisition(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
+
+def take_again(pixels: Tensor, acquisition: Acquisition, generator: torch.Generator) -> Tensor:
+    """Return uint8 images ``(B, S, S, 3)`` as the acquisition gives them.
+
+    Light, lens and colour act on the light, noise on what the sensor reads, then come tone curve, contrast and the
+    clipping of the range: the order of a camera.
+
+    Args:
+        pixels: uint8 ``(B, S, S, 3)`` on any device.
+        acquisition: Of B images.
+        generator: On the CPU; decides the noise.
+    """
+
+    def column(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(pixels.device).view(-1, 1, 1, 1)
+
+    light = pixels.permute(0, 3, 1, 2).float() / 255
+    if np.any(acquisition.zoom != 1):
+        light = zoom_images(light, acquisition.zoom)
+    if np.any(acquisition.blur > 0):
+        light = blur_images(light, acquisition.blur * light.shape[-1])
+    lamp = (acquisition.fall, acquisition.fall_angle, acquisition.vignette)
+    light = light * (column(acquisition.light) * spread_light(light.shape[-1], *lamp).to(light.device))
+    tint = np.stack([1 + acquisition.warmth, np.ones_like(acquisition.warmth), 1 - acquisition.warmth], axis=1)
+    light = light * torch.from_numpy(tint).to(light.device)[:, :, None, None]
+    if np.any(acquisition.noise > 0):
+        light = light + column(acquisition.noise) * draw_noise(light, generator)
+    light = light.clamp_(0, 1)
+    if np.any(acquisition.gamma != 1):
+        light = light ** column(acquisition.gamma)
+    if np.any(acquisition.contrast != 1):
+        mean = light.mean(dim=(1, 2, 3), keepdim=True)
+        light = ((light - mean) * column(acquisition.contrast) + mean).clamp_(0, 1)
+    return (light * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def spread_light(side: int, fall: np.ndarray, angle: np.ndarray, vignette: np.ndarray) -> Tensor:
+    """Return the share of the light that reaches each place, ``(B, 1, S, S)``: from one side, and less in the corners.
+
+    Args:
+        side: S.
+        fall: Share lost from the lit edge to the far edge, ``(B,)``; in the mean of the image nothing is lost.
+        angle: Direction of the lit edge, radians, ``(B,)``.
+        vignette: Share lost in the corners, ``(B,)``.
+    """
+    place = torch.linspace(-1, 1, side)
+    fall, angle, vignette = (torch.from_numpy(each).view(-1, 1, 1) for each in (fall, angle, vignette))
+    along = (torch.cos(angle) * place[None, None, :] + torch.sin(angle) * place[None, :, None]) / 2
+    round_off = (place[None, None, :] ** 2 + place[None, :, None] ** 2) / 2
+    return ((1 - fall * along) * (1 - vignette * round_off))[:, None]
+
+
+def blur_images(light: Tensor, sigma: np.ndarray) -> Tensor:
+    """Return images ``(B, 3, S, S)`` behind a Gaussian blur of ``sigma`` px each, ``(B,)``; the border is repeated."""
+    batch, channels, side, _ = light.shape
+    reach = max(1, min(side - 1, int(np.ceil(BLUR_REACH * float(sigma.max())))))
+    place = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    wide = torch.from_numpy(np.maximum(sigma, 1e-3).astype(np.float32))
+    kernel = torch.exp(-0.5 * (place[None] / wide[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, 0).to(light.device)
+    flat = light.reshape(1, batch * channels, side, side)
+    across = functional.conv2d(
+        functional.pad(flat, (reach, reach, 0, 0), mode="replicate"), kernel[:, None, None], groups=len(kernel)
+    )
+    down = functional.conv2d(
+        functional.pad(across, (0, 0, reach, reach), mode="replicate"), kernel[:, None, :, None], groups=len(kernel)
+    )
+    return down.reshape(light.shape)
+
+
+def zoom_images(light: Tensor, zoom: np.ndarray) -> Tensor:
+    """Return images ``(B, 3, S, S)`` enlarged around the middle by ``zoom`` ``(B,)``; the border is reflected."""
+    theta = torch.zeros(len(light), 2, 3, device=light.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = torch.from_numpy(1 / zoom).to(light.device)
+    grid = functional.affine_grid(theta, list(light.shape), align_corners=False)
+    return functional.grid_sample(light, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def draw_noise(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Return noise ``(B, 3, S, S)`` of standard deviation 1: mostly grey, as a sensor makes it."""
+    batch, channels, height, width = light.shape
+    grey = torch.randn(batch, 1, height, width, generator=generator)
+    colour = torch.randn(batch, channels, height, width, generator=generator)
+    return (0.866 * grey + 0.5 * colour).to(light.device)
