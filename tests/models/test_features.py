@@ -4,8 +4,8 @@ import torch
 
 from regraft.models.backbones.network import Normalization, build_backbone
 from regraft.models.compute.device import Compute, DeviceError, choose_device
-from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
 from regraft.models.features import extract
+from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
 from regraft.models.features.extract import extract_features
 from regraft.models.features.frozen_pass import normalise_pixels
 
