@@ -1,17 +1,15 @@
 """The linear probe: multinomial logistic regression on standardised features, its ``C`` chosen from a grid."""
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from regraft.models.features.logistic_regression import fit_softmax
 from regraft.models.statistics.class_weights import weigh_classes
 from regraft.models.statistics.intervals import hold_together
 
@@ -228,17 +226,23 @@ def fit_logistic(
     rare_weight: float = 0.0,
     row_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression.
+    """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression on all directions of ``x``."""
+    along, basis = rotate_features(x)
+    weight, bias = next(fit_path(along, y, classes, [c], rare_weight, row_weights))
+    return weight @ basis.T, bias
 
-    With fewer images than features the fit runs in the span of the images: the optimum is the same and it is faster.
-    """
-    basis = None
+
+def rotate_features(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return features ``(N, D)`` along their principal directions ``(N, R)``, and these ``(D, R)``; R is their rank."""
+    wide = x.astype(np.float64)
+    few = len(wide) < wide.shape[1]
     with threadpool_limits(1, user_api="blas"):
-        if x.shape[0] < x.shape[1]:
-            basis = np.linalg.qr(x.T.astype(np.float64))[0]  # (D, N)
-            x = x @ basis
-    weight, bias = next(fit_path(x, y, classes, [c], rare_weight, row_weights))
-    return (weight if basis is None else weight @ basis.T), bias
+        values, vectors = np.linalg.eigh(wide @ wide.T if few else wide.T @ wide)
+        there = values > max(float(values[-1]), 1e-12) * 1e-12
+        spread, vectors = np.sqrt(values[there]), vectors[:, there]
+        if few:
+            return vectors * spread, wide.T @ (vectors / spread)
+        return wide @ vectors, vectors
 
 
 def fit_path(
@@ -254,20 +258,16 @@ def fit_path(
     A class without an image in ``y`` is never answered. ``row_weights`` ``(N,)`` are what each row counts; alike when
     None.
     """
-    weights = weigh_classes(y, classes, rare_weight)
-    weighing = None if weights is None else {int(one): float(weights[one]) for one in np.unique(y)}
-    model = LogisticRegression(max_iter=1000, tol=1e-5, warm_start=True, class_weight=weighing)
-    wide = x.astype(np.float64)
+    present, codes = np.unique(y, return_inverse=True)
+    weighing = weigh_classes(y, classes, rare_weight)
+    rows = np.ones(len(y)) if row_weights is None else np.asarray(row_weights, dtype=np.float64)
+    rows = rows if weighing is None else rows * weighing[y]
+    wide, found = x.astype(np.float64), None
     for c in cs:
         # One thread: the matrices are small, and threads that wait for each other were measured twenty times slower.
-        with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
-            # A near-separable problem creeps on for ever; where it stands after so many steps is good enough.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.set_params(C=c).fit(wide, y, sample_weight=row_weights)
+        with threadpool_limits(1, user_api="blas"):
+            # Of two classes scikit-learn penalises one row of weights, where here are two halves of opposite sign.
+            found = fit_softmax(wide, codes, c / 2 if len(present) == 2 else c, rows, found)
         weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -30.0)
-        if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes: halves of opposite sign say the same
-            weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2
-            bias[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2
-        else:
-            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        weight[present], bias[present] = found[:-1].T, found[-1] - found[-1].mean()
         yield weight, bias

@@ -109,21 +109,23 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
     widths, labels, train = tuple(snapshot.info["widths"]), data.labels[data.train], values["train"]
     weighing = {"classes": classes, "widths": widths, "rare_weight": config.rare_weight}
     found = cross_validate(train, labels, folds=fold_train(data), **weighing)
-    probe, head = fit_probe(train, labels, c=found.c, **weighing), HeadFigures()
+    head, viewed_c = HeadFigures(), found.c
     everything = np.concatenate([train, values["held"]])
+    problem = ProbeProblem(classes, widths, config.rare_weight, fold_train(data))
     views = values.get("views", np.empty((0, *everything.shape), np.float32))
     if len(views):
         taught = views[:, : len(train)]
-        problem = ProbeProblem(classes, widths, config.rare_weight, fold_train(data))
         trial = cross_validate_views(train, taught, labels, problem, found.c)
         head = judge_views(trial, labels, [View(**view) for view in snapshot.info["views"]])
-        if head.views:
-            probe = fit_view_probe(train, taught, labels, problem, trial.c)
-        views = views[: head.views]
+        viewed_c, views = trial.c, views[: head.views]
     elif config.head.views:
         head = head.model_copy(
             update={"reason": "a class has a single training image: nothing could be held out to decide on views"}
         )
+    if len(views):
+        probe = fit_view_probe(train, views[:, : len(train)], labels, problem, viewed_c)
+    else:
+        probe = fit_probe(train, labels, c=found.c, **weighing)
     loss = sum_log_loss(probe.score(train).astype(np.float64), labels) / len(labels)
     logits = probe.score(values["held"]).astype(np.float32)
     mirrors = snapshot.info["mirrors"]
