@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+GRAINS = (1.0, 1.5, 2.0, 3.0)
+"""Widths of the noise's grain in pixels."""
 BLUR_REACH = 3
 """Standard deviations at which the blur's kernel ends."""
 
@@ -132,8 +134,18 @@ def zoom_images(light: Tensor, zoom: np.ndarray) -> Tensor:
 
 
 def draw_noise(light: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noise ``(B, 3, S, S)`` of standard deviation 1: mostly grey, as a sensor makes it."""
+    """Return noise ``(B, 3, S, S)`` of standard deviation 1: mostly grey, and as coarse as a sensor's pixels are.
+
+    An image that is enlarged for the network has its noise enlarged with it, one that is shrunk has none left that is
+    finer than a pixel: each batch draws how many pixels wide its grain is.
+    """
     batch, channels, height, width = light.shape
-    grey = torch.randn(batch, 1, height, width, generator=generator)
-    colour = torch.randn(batch, channels, height, width, generator=generator)
-    return (0.866 * grey + 0.5 * colour).to(light.device)
+    grain = GRAINS[int(torch.randint(len(GRAINS), (1,), generator=generator))]
+    rows, columns = max(2, round(height / grain)), max(2, round(width / grain))
+    grey = torch.randn(batch, 1, rows, columns, generator=generator)
+    colour = torch.randn(batch, channels, rows, columns, generator=generator)
+    noise = 0.866 * grey + 0.5 * colour
+    if grain != 1:
+        noise = functional.interpolate(noise, size=(height, width), mode="bilinear")
+        noise = noise / noise.std()
+    return noise.to(light.device)
