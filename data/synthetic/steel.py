@@ -89,6 +89,14 @@ class SteelLine(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings
         """Return the line under an old lamp: darker, warmer, less even, less steady."""
         return self.with_changes(lamp={"brightness": 0.75, "gradient": 0.35, "flicker": 0.08, "warmth": 0.1})
 
+    def warm_lamp(self) -> "SteelLine":
+        """Return the line under another lamp: brighter and much warmer, lit from one side."""
+        return self.with_changes(lamp={"brightness": 1.2, "gradient": 0.35, "flicker": 0.08, "warmth": 0.3})
+
+    def lost_focus(self) -> "SteelLine":
+        """Return the line behind another camera whose lens was never focused."""
+        return self.with_changes(camera={"blur_px": 2.0, "gamma": 1.25, "vignette": 0.25, "jpeg_quality": 75})
+
     def swapped_camera(self) -> "SteelLine":
         """Return the line behind a cheaper camera: softer, noisier, with another tone curve and more vignetting."""
         return self.with_changes(
@@ -98,6 +106,8 @@ class SteelLine(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings
 
 DRIFTED = SteelLine.default().aged_lamp().swapped_camera()
 """The default line after its lamp has aged and its camera was swapped."""
+REFITTED = SteelLine.default().warm_lamp().lost_focus()
+"""The default line after a refit, another lamp and a camera out of focus: more than a head fitted on views bears."""
 
 
 def light_scene(reflectance: np.ndarray, lamp: Lamp, rng: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from regraft.data.synthetic.steel import DRIFTED, SteelLine, render_folder
+from regraft.data.synthetic.steel import REFITTED, SteelLine, render_folder
 from regraft.flows.demo.closing import close_loop
 from regraft.flows.demo.plant import Plant
 from regraft.flows.driver import run_flow
@@ -119,8 +119,8 @@ def _play(home: Workspace, story: Story, plant: Plant, runner: "Runner", version
         plant.await_version(version)
         figures["accuracy before"] = plant.send(20)
         story.tell(f"{plant.endpoint} names {figures['accuracy before']:.1%} of 120 new images rightly")
-    with story.chapter(4, "age the lamp and swap the camera"):
-        plant.line = DRIFTED
+    with story.chapter(4, "refit the line: another lamp, a camera out of focus"):
+        plant.line = REFITTED
         figures["accuracy after the drift"] = plant.send(40)
         story.tell(f"now {figures['accuracy after the drift']:.1%} of 240")
         report = run_flow(home, "watch")
@@ -217,4 +217,5 @@ def _close(home: Workspace, story: Story, figures: dict[str, Any]) -> None:
     write_json(home.state / "demo.json", {"figures": figures, "seconds": story.seconds})
     report = home.models_store / "versions" / figures["version after"] / "report.html"
     story.console.print(f"report: {report}", soft_wrap=True)
-    story.console.print("look at it all (Prefect UI, runs, schedules, the endpoint and its page): make up")
+    story.console.print("look at it all (Prefect UI, runs, schedules, the endpoint and its page):")
+    story.console.print(f"regraft up --workspace {home.root}", soft_wrap=True)

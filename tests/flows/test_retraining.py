@@ -13,7 +13,9 @@ from regraft.client import Answer
 from regraft.data.sources.sources import read_intake
 from regraft.data.split.split import read_split
 from regraft.data.synthetic.steel import DRIFTED, LABELS, encode_image, render_image
+from regraft.flows.demo import plant as demo
 from regraft.flows.server.stack import endpoint_settings, free_port
+from regraft.serving.log.reader import read_window
 from regraft.serving.process.process import start_service, stop_service, wait_ready
 from regraft.tasks.steps.samples import gather_sample
 from regraft.tasks.workspace.judgements import read_judgements
@@ -53,17 +55,22 @@ class Plant:
 
 
 @pytest.fixture
-def plant(copied) -> Iterator[Plant]:
+def endpoint(copied) -> Iterator[str]:
     home, port = copied.home, free_port()
     address, log = f"http://127.0.0.1:{port}", home.logs / "endpoint.log"
     process = start_service(home.root, port, log=log, settings=endpoint_settings(home))
     try:
         wait_ready(address, 120, process=process, log=log)
-        with regraft.Client(address) as client:
-            yield Plant(client, {})
+        yield address
         assert process.poll() is None
     finally:
         stop_service(process)
+
+
+@pytest.fixture
+def plant(endpoint: str) -> Iterator[Plant]:
+    with regraft.Client(endpoint) as client:
+        yield Plant(client, {})
 
 
 def read_parts(home: Workspace) -> dict[str, str]:
@@ -127,3 +134,15 @@ def check_verdict(home: Workspace, run: regraft.Run, champion: str) -> None:
     written = read_judgements(home)[-1]
     assert (written.version, written.champion) == (run.version, champion)
     assert (written.decision, written.reason) == (run.details["gate"]["decision"], run.reason)
+
+
+def test_whatever_the_demo_has_sent_can_be_labelled_its_background_traffic_too(copied, endpoint: str) -> None:
+    plant = demo.Plant(endpoint)
+    with plant.traffic(pause_s=0) as counts:
+        plant.await_traffic(counts, 2 * len(LABELS))
+        plant.send(1)
+    logged = read_window(copied.home.predictions, copied.answer["version"], limit=1_000)
+    sent = counts["requests"] + len(LABELS)
+    assert counts["failed"] == 0 and len(logged) == sent > 3 * len(LABELS) - 1
+    assert len(logged.drop_repeated(sent)) == sent, "the background traffic shows one image again and again"
+    assert plant.inspect([{"id": name} for name in logged.ids]) == sent
