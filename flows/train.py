@@ -16,6 +16,7 @@ from regraft.tasks.planning.intake import rescan, take_in
 from regraft.tasks.planning.offer import survey
 from regraft.tasks.planning.preflight import preflight
 from regraft.tasks.planning.run_history import extend_run_history, read_run_history
+from regraft.tasks.planning.time_budget import fit_into
 from regraft.tasks.settings.terms import Terms, hold_terms
 from regraft.tasks.stages.certify import certify
 from regraft.tasks.stages.evaluate import evaluate
@@ -66,7 +67,8 @@ def train(
                 rescan(home, read_as, terms.allow_lost)
             else:
                 take_in(home, Path(terms.data), read_as, terms.allow_lost)
-            forecast = forecast_training(home, None, terms.time_budget_s)
+            budget_s = terms.time_budget_s
+            forecast = forecast_training(home, None) if budget_s is None else fit_into(home, None, budget_s)
             return replace(make_version(home, by), forecast=forecast.to_json())
 
 

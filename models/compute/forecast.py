@@ -24,6 +24,8 @@ SELECT_PASSES, ADAPT_PASSES = 1.4, 0.4
 """Select: how often the sample passes through each candidate, as it is and to re-estimate its BatchNorm statistics."""
 CANDIDATE_S = 4.0
 """Select: building a candidate, its graph, its probes and what it is compared with."""
+VIEW_FACTOR = 1.5
+"""Finetune: drawing a view and fitting the head on it, on top of its pass."""
 FINETUNE_FACTOR = 1.2
 """Finetune: augmentation, snapshots and the probe on top of the counted work."""
 SCORE_S = 1.0
@@ -123,6 +125,7 @@ class Job:
         certify_s: Of the controls behind the certificate, on the nominal machine; 0 where there are none.
         certify_least_s: Of those, what is needed where the first draws settle the verdict.
         pass_share: Share of torch's time that a frozen pass takes.
+        views: Views of a training or validation image that the head is fitted on.
         batch_size: Images per step.
         squares: Different preprocessings among the candidates.
     """
@@ -143,6 +146,7 @@ class Job:
     certify_s: float = 0.0
     certify_least_s: float = 0.0
     pass_share: float = 1.0
+    views: int = 0
     batch_size: int = 32
     squares: int = 1
 
@@ -179,7 +183,7 @@ def forecast_run(
         slow = slowness(job, speed, nominal)
         parts["certify"] = job.certify_s * slow * CERTIFY_FACTOR
         spared["select"] = _halving_s(job, slow)
-        spared["finetune"] = parts["finetune"] - FINETUNE_FACTOR * prepare_s(job, speed)
+        spared["finetune"] = parts["finetune"] - prepare_s(job, speed)
         spared["certify"] = (job.certify_s - min(job.certify_s, job.certify_least_s)) * slow * CERTIFY_FACTOR
         parts["export"] = EXPORT_S + PARITY_PASSES * job.test * speed.forward_s(work)
     seconds = {part: parts.get(part) if part == "decode" or part in todo else 0.0 for part in FORECAST_STEPS}
@@ -198,13 +202,18 @@ def slowness(job: Job, speed: Speed, nominal: Speed) -> float:
 
 def finetune_s(job: Job, speed: Speed, nominal: Speed) -> float:
     """Return seconds of fine-tuning here: features first, then as many epochs as the budget and their limit allow."""
-    counted = min(job.budget_s, prepare_s(job, nominal) + job.max_epochs * _epoch_s(job, nominal))
-    trained = max(0.0, counted - prepare_s(job, nominal)) * slowness(job, speed, nominal)
-    return FINETUNE_FACTOR * (prepare_s(job, speed) + min(trained, job.stop_s / FINETUNE_FACTOR))
+    paid = _embed_s(job, nominal)
+    counted = min(job.budget_s, paid + job.max_epochs * _epoch_s(job, nominal))
+    trained = max(0.0, counted - paid) * slowness(job, speed, nominal)
+    return prepare_s(job, speed) + min(FINETUNE_FACTOR * trained, job.stop_s)
 
 
 def prepare_s(job: Job, speed: Speed) -> float:
-    """Return seconds until fine-tuning proper begins: features of the training and the validation part."""
+    """Return seconds until fine-tuning proper begins: features of training and validation part, and of their views."""
+    return (FINETUNE_FACTOR + VIEW_FACTOR * job.views) * _embed_s(job, speed)
+
+
+def _embed_s(job: Job, speed: Speed) -> float:
     return job.pass_share * (job.train + job.validation) * speed.forward_s(list(job.typical))
 
 

@@ -35,6 +35,11 @@ class HeadConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
     """Whether images may be mirrored too, where held-out images show that no class is taken for another then."""
 
 
+def count_head_views(config: HeadConfig, images: int) -> int:
+    """Return the views of each of ``images`` that the passes afford: one at least, or none if none are wanted."""
+    return max(1, min(config.views, config.passes // max(1, images))) if config.views else 0
+
+
 def plan_head_views(
     config: HeadConfig, pixels: np.ndarray, rows: np.ndarray, horizontal: bool, vertical: bool
 ) -> list[View]:
@@ -49,7 +54,7 @@ def plan_head_views(
     """
     if not config.views:
         return []
-    count = max(1, min(config.views, config.passes // len(rows)))
+    count = count_head_views(config, len(rows))
     like = View(0, config.strength, limit_light(pixels, rows), horizontal / 2, vertical / 2)
     return plan_views(count, like)
 

@@ -1,4 +1,4 @@
-"""What ``regraft train`` will take, told before it starts, and a budget that makes it end in time.
+"""What ``regraft train`` will take, told before it starts.
 
 Nothing here may stop a run: what cannot be forecast is said in words.
 """
@@ -10,39 +10,31 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from regraft.data.dataset.read_image import read_entry
 from regraft.data.sources.entries import Entry
 from regraft.data.sources.layout import Layout
 from regraft.data.sources.sources import list_source, read_intake
-from regraft.models.backbones.hub import embedded_folder, is_address, list_backbones
-from regraft.models.backbones.network import build_architecture, read_config, read_input
 from regraft.models.certificate.config import FEWEST_DRAWS
 from regraft.models.compute.budget import NOMINAL_SPEEDS, Speed
 from regraft.models.compute.calibration import measure_speed
-from regraft.models.compute.cost import GroupWork, count_work, group_by_depth
+from regraft.models.compute.cost import GroupWork
 from regraft.models.compute.device import choose_device
 from regraft.models.compute.forecast import (
-    FINETUNE_FACTOR,
     FORECAST_STEPS,
     PASS_SHARE,
     Forecast,
     ForecastStep,
     Job,
     forecast_run,
-    prepare_s,
-    say_seconds,
-    slowness,
 )
-from regraft.models.selection.candidates import describe_preprocess
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.successive_halving import MOST_CANDIDATES, list_rounds
+from regraft.models.training.head_views import count_head_views
 from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, load_input
 from regraft.tasks.graph.graph import list_stages
+from regraft.tasks.planning.candidate_work import count_candidates
 from regraft.tasks.planning.pending import count_test_images, list_pending
 from regraft.tasks.settings.params import Params, load_params
-from regraft.tasks.settings.terms import amend_terms
 from regraft.tasks.workspace.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -52,54 +44,21 @@ SAMPLED = 20
 """Images that are decoded to learn how long one takes."""
 SAMPLE_S = 1.0
 """Seconds after which no further image is decoded."""
-MARGIN = 0.9
-"""Share of a time budget that is planned for; the rest is for what the forecast did not see."""
-LEAST_S = 1.0
-"""Of fine-tuning, where a time budget leaves nothing: the linear probe is kept."""
-NEAR, DONE = (0.7, 1.1), (0.5, float("inf"))
-"""A budget in the file that is this share of a new one stays, or a second run would train again for a trifle; the
-second where nothing is left to do."""
 DEFAULT_SIDE_PX = 224
 
 
-def forecast_training(home: Workspace, data: Path | None, budget_s: float | None = None) -> Forecast:
-    """Return what a run on ``data`` (by default the known images) takes, and log it; without a budget never raises."""
-    if budget_s is not None:
-        return fit_into(home, data, budget_s)
-    return _tell(_Basis(home, data).forecast())
+def forecast_training(home: Workspace, data: Path | None) -> Forecast:
+    """Return what a run on ``data`` (by default the known images) takes, and log it; never raises."""
+    return tell(Basis(home, data).forecast())
 
 
-def fit_into(home: Workspace, data: Path | None, budget_s: float) -> Forecast:
-    """Set the budget of fine-tuning so that a run ends within ``budget_s`` on the clock; return and log its forecast.
-
-    Raises:
-        ParamsError: If params.yaml cannot be read or written.
-    """
-    basis = _Basis(home, data)
-    changed = basis.fit(budget_s)
-    amend_terms(home, changed)
-    told = basis.after(load_params(home.params), changed)
-    if changed:
-        stands = ", ".join(f"{name}={value:g}" for name, value in changed.items())
-        told = told.note(f"{stands} now stand in {home.params.name}, also for later runs")
-    if told.total_s <= budget_s:
-        return _tell(told)
-    longest = max(told.seconds, key=lambda part: told.seconds[part] or 0.0)
-    advice = "; --set select.halving_rounds=0 leaves fine-tuning out of it" if basis.halves else ""
-    return _tell(
-        told.note(
-            f"the budget of {budget_s:g} s is too short even without fine-tuning: {longest} alone takes about "
-            f"{say_seconds(told.seconds[longest] or 0.0)}{advice}"
-        )
-    )
-
-
-def _tell(told: Forecast) -> Forecast:
+def tell(told: Forecast) -> Forecast:
+    """Log the forecast and return it."""
     logger.info("forecast: %s", told.describe())
     return told
 
 
-class _Basis:
+class Basis:
     """Everything that a forecast is made from, gathered once."""
 
     def __init__(self, home: Workspace, data: Path | None) -> None:
@@ -117,7 +76,10 @@ class _Basis:
 
     def _look_closer(self) -> None:
         self._speed = self._try("the machine could not be measured", self._measure)
-        self._work, self._specs = self._try("no candidate could be counted", self._count) or ((), [])
+        counted = self._try("no candidate could be counted", lambda: count_candidates(self.home, self.params.select))
+        if counted is not None:
+            self._work, self._specs = counted.work, counted.specs
+            self.notes += counted.notes
         self._times = self._try("the images could not be timed", self._time) or (None, None)
         if self._speed is not None:  # another program's busy moment is not this machine's speed
             again = self._try("the machine could not be measured again", self._measure) or self._speed
@@ -137,11 +99,6 @@ class _Basis:
             return Forecast(dict.fromkeys(FORECAST_STEPS), None, None, tuple(self.notes))
         return forecast_run(self._job(), self._speed, self._nominal(), todo=todo, notes=tuple(self.notes))
 
-    @property
-    def halves(self) -> bool:
-        """Say whether candidates will be fine-tuned against each other."""
-        return self._job().halving_s > 0
-
     def after(self, params: Params, changed: Collection[str]) -> Forecast:
         """Return the forecast under ``params``, of which ``changed`` are new: what they decide is to do again."""
         self.params = params
@@ -149,28 +106,28 @@ class _Basis:
             self._todo = FORECAST_STEPS[FORECAST_STEPS.index("finetune") :] if not self._todo else self._todo
         return self.forecast()
 
-    def fit(self, budget_s: float) -> dict[str, float]:
-        """Return the parameters with which fine-tuning ends when ``budget_s`` of the whole run are over."""
-        if self._todo == ():
+    def foresee(self, params: Params) -> Forecast:
+        """Return what a run under ``params`` would take if nothing were done yet."""
+        if self._todo == () and self._speed is None:
             self._look_closer()
-        tuning, done = self.params.finetune, self._todo == ()
-        # As if nothing were done yet: the same budget then means the same parameters.
-        told = self._forecast(FORECAST_STEPS)
-        rest = sum(value or 0.0 for part, value in told.seconds.items() if part != "finetune")
-        left = max(LEAST_S, MARGIN * budget_s - rest)
-        if told.seconds["finetune"] is None or self._speed is None:
-            return {"finetune.stop_s": round(left, 1)}
-        job = self._job()
-        stop = max(LEAST_S, left - FINETUNE_FACTOR * prepare_s(job, self._speed))
-        counted = max(LEAST_S, left / FINETUNE_FACTOR / slowness(job, self._speed, self._nominal()))
-        if stop == LEAST_S:  # the clock ends it at once: what this moment's speed would allow is no reason for change
-            counted = LEAST_S
-        low, high = DONE if done else NEAR
-        in_time = low * stop <= (tuning.stop_s or float("inf")) <= high * stop
-        # Of counted work a wider range stays: the clock ends it in time, and a speed measured twice differs.
-        if in_time and 0.5 * counted <= tuning.budget_s <= max(high, 2.0) * counted:
-            return {}
-        return {"finetune.budget_s": round(counted, 1), "finetune.stop_s": round(stop, 1)}
+        present, self.params = self.params, params
+        try:
+            return self._forecast(FORECAST_STEPS)
+        finally:
+            self.params = present
+
+    def measure(self, params: Params) -> tuple[Job, Speed, Speed] | None:
+        """Return the job under ``params``, this machine's speed and the nominal one; None if it was not measured."""
+        present, self.params = self.params, params
+        try:
+            return None if self._speed is None else (self._job(), self._speed, self._nominal())
+        finally:
+            self.params = present
+
+    @property
+    def finished(self) -> bool:
+        """Say whether no stage is left to run."""
+        return self._todo == ()
 
     def _try(self, problem: str, ask: Callable[[], Found]) -> Found | None:
         """Return what ``ask`` returns, or None with a note: a forecast that fails must not fail the run."""
@@ -196,41 +153,6 @@ class _Basis:
         wanted = data.expanduser().resolve() if data else None
         read = known if wanted is None or wanted in known else {wanted: Layout()}
         return [entry for path, layout in read.items() for entry in list_source(path, layout).entries], read is known
-
-    def _count(self) -> tuple[tuple[tuple[GroupWork, ...], ...], list[PreprocessSpec]]:
-        """Return the counted work of the candidates at hand, and their different preprocessings."""
-        counted, specs = [], dict[str, PreprocessSpec]()
-        absent = []
-        for name in self._names():
-            folder = next((place / name for place in self._places() if (place / name / "config.json").is_file()), None)
-            if folder is None:
-                absent.append(name)
-                continue
-            wanted = read_input(folder)
-            spec = describe_preprocess(wanted, "squash")
-            specs[spec.sha256] = spec
-            counted.append(_count_candidate(folder, wanted.size_px))
-        if absent:
-            self.notes.append(f"not counted, for they are not here yet: {', '.join(absent)}")
-        if not counted:
-            raise ValueError("none is on this machine yet")
-        return tuple(counted), list(specs.values())
-
-    def _names(self) -> list[str]:
-        select = self.params.select
-        if select.candidates != "auto":
-            return list(select.candidates)
-        remote = select.mirror is not None and is_address(select.mirror)
-        if remote:  # asking it could take longer than the forecast may
-            self.notes.append("the candidates of the mirror are counted once they are here")
-            here = [path.parent.name for path in self.home.backbones.glob("*/config.json")]
-            return sorted({*list_backbones(None), *here})
-        return list_backbones(select.mirror)
-
-    def _places(self) -> list[Path]:
-        mirror = self.params.select.mirror
-        folder = [Path(mirror)] if mirror is not None and not is_address(mirror) else []
-        return [self.home.backbones, *folder, embedded_folder()]
 
     def _ask(self) -> tuple[ForecastStep, ...]:
         """Return the parts that are to be done."""
@@ -264,11 +186,11 @@ class _Basis:
     def _job(self) -> Job:
         files, shares = len(self._entries), self.params.split.shares
         tuning, select = self.params.finetune, self.params.select
-        train = round(files * shares["train"])
+        train, held = round(files * shares["train"]), round(files * shares["validation"])
         return Job(
             files=files,
             train=train,
-            validation=round(files * shares["validation"]),
+            validation=held,
             test=round(files * shares["test"]),
             side_px=self._spec.size_px,
             candidates=self._work,
@@ -282,16 +204,10 @@ class _Basis:
             certify_s=_certify_s(self.params) if "certify" in list_stages(self.home) else 0.0,
             certify_least_s=FEWEST_DRAWS * self.params.certify.trial_s * self.params.certify.scratch_factor,
             pass_share=PASS_SHARE if choose_device(tuning.device).type == "cpu" else 1.0,
+            views=count_head_views(tuning.head, train + held),
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
         )
-
-
-def _count_candidate(folder: Path, size_px: int) -> tuple[GroupWork, ...]:
-    """Return the counted work of a backbone folder; nothing is computed and no weight is read."""
-    with torch.device("meta"):
-        network = build_architecture(read_config(folder)).eval()
-    return tuple(count_work(network, group_by_depth(network), size_px))
 
 
 def _halving_s(select: SelectConfig, candidates: int, images: int) -> float:

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from regraft.models.compute.forecast import FORECAST_STEPS
-from regraft.tasks.planning.forecast import fit_into, forecast_training
+from regraft.tasks.planning.forecast import forecast_training
 from regraft.tasks.planning.intake import take_in
+from regraft.tasks.planning.time_budget import CUTS, fit_into
 from regraft.tasks.settings.duration import parse_duration
 from regraft.tasks.settings.params import ParamsError, load_params, set_params
 from regraft.tasks.workspace.workspace import Workspace
@@ -61,6 +62,41 @@ def test_a_time_budget_becomes_parameters_that_fit_and_stay(home: Workspace, ima
     assert tight.max_epochs == generous.max_epochs
     assert "too short" in fit_into(home, images, 2).describe()
     assert load_params(home.params).finetune == tight  # a second run with the same budget finds its work done
+
+
+def read_setting(home: Workspace, name: str) -> object:
+    value = load_params(home.params)
+    for part in name.split("."):
+        value = getattr(value, part)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_a_short_budget_leaves_out_what_is_worth_least_and_a_longer_one_brings_it_back(
+    home: Workspace, images: Path
+) -> None:
+    set_params(home.params, {"certify.draws": 4, "certify.sizes": [0.5, 1.0]})
+    before = {cut.setting: read_setting(home, cut.setting) for cut in CUTS}
+    said = fit_into(home, images, 2).describe()
+    left_out = CUTS[1:]  # a single candidate is not compared: nothing is saved there
+    assert all(read_setting(home, cut.setting) == cut.value and cut.lack in said for cut in left_out)
+    assert read_setting(home, CUTS[0].setting) == before[CUTS[0].setting] and CUTS[0].lack not in said
+    everything = fit_into(home, images, 36_000).describe()
+    assert "left out" not in everything
+    assert {cut.setting: read_setting(home, cut.setting) for cut in CUTS} == before
+
+
+def test_what_a_person_has_set_is_not_brought_back(home: Workspace, images: Path) -> None:
+    fit_into(home, images, 2)
+    set_params(home.params, {"certify.draws": 5})
+    fit_into(home, images, 36_000)
+    assert read_setting(home, "certify.draws") == 5
+
+
+def test_a_long_budget_is_used_on_few_images_too(home: Workspace, images: Path) -> None:
+    by_itself = forecast_training(home, images)
+    set_params(home.params, {"finetune.max_epochs": 1000})
+    long = fit_into(home, images, 3600)
+    assert 3600 > long.total_s > 5 * by_itself.total_s
 
 
 def test_what_cannot_be_forecast_is_said_and_stops_nothing(home: Workspace, images: Path, tmp_path: Path) -> None:
