@@ -133,7 +133,11 @@ class HeadFigures(BaseModel, frozen=True, extra="forbid"):
 
 
 class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
-    """Everything about a checkpoint that is not a weight."""
+    """Everything about a checkpoint that is not a weight.
+
+    ``share`` is that of the fine-tuned weights, 0-1, the rest is the probe's network; older checkpoints have a
+    ``best_epoch`` instead.
+    """
 
     format: Literal[1] = 1
     labels: list[str]
@@ -147,7 +151,8 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     reason: str
     steps: int
     epochs: int
-    best_epoch: int
+    best_epoch: int = 0
+    share: float = 0.0
     frozen_groups: int
     groups: int
     views: int

@@ -213,9 +213,13 @@ def _deal_groups(labels: np.ndarray, folds: int, seed: int, held: np.ndarray) ->
 
 def sum_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the summed negative log probability of the labels, in nats."""
+    return float(np.sum(list_log_losses(logits, labels)))
+
+
+def list_log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the negative log probability ``(N,)`` of each label, in nats."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = shifted[np.arange(len(labels)), labels]
-    return float(np.sum(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
 
 
 def fit_logistic(

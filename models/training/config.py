@@ -33,7 +33,7 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     image_s: float = Field(0.5, gt=0)
     """Seconds of that budget that one training image is worth: few images are not trained on for long."""
     stop_s: float | None = Field(None, gt=0)
-    """Seconds on the clock after which fine-tuning ends with the best epoch so far; by default three times the budget,
+    """Seconds on the clock after which fine-tuning ends with the epochs that it has; by default three times the budget,
     and five minutes at least."""
     nominal_gflops: float | None = Field(None, gt=0)
     """Billions of operations per second of the nominal machine; by default a slow two-core CPU, or a large GPU."""

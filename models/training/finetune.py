@@ -27,8 +27,10 @@ from regraft.models.compute.device import Compute, choose_device, deterministic_
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
+from regraft.models.features.linear_probe import list_log_losses
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
+from regraft.models.training.blending import SHARES, blend_states, choose_share
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData, gather_data
 from regraft.models.training.linear_start import Start, prepare_start, refit_probe
@@ -154,6 +156,7 @@ def hash_inputs(
     recipe = config.model_dump(exclude={"stop_s"})
     rest = [
         FORMAT,
+        SHARES,
         DEPTH_SHARES,
         backbone.sha256,
         list(names),
@@ -215,10 +218,9 @@ def keep_better(
     """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
     labels, groups = data.labels[data.validation], data.take_groups(data.validation)
     trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
-    logits = {"probe": start.logits}
-    if run.best_epoch:
-        classifier.load_state_dict(run.best)
-        logits["finetuned"] = score_images(classifier, data, data.validation, plan.batch_size)
+    logits, share = {"probe": start.logits}, 0.0
+    if run.mean:
+        share, logits["finetuned"] = load_blend(classifier, data, plan, probed, run.mean)
     choice = choose_weights({kind: rate_hits(values, labels) for kind, values in logits.items()}, plan, groups)
     if choice.kept == "finetuned":
         temperature = fit_temperature(logits["finetuned"], labels)
@@ -229,17 +231,37 @@ def keep_better(
     classifier.eval()
     return {
         "kept": choice.kept,
-        "reason": choice.reason,
+        "reason": f"{choice.reason}{describe_share(share) if choice.kept == 'finetuned' else ''}",
         "gained": choice.gained,
         "lost": choice.lost,
         "p_value": choice.p_value,
-        "best_epoch": run.best_epoch if choice.kept == "finetuned" else 0,
+        "share": share if choice.kept == "finetuned" else 0.0,
         "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
         "strength": start.probe.c,
         "head": start.head,
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }
+
+
+def describe_share(share: float) -> str:
+    """Return how far the weights are moved from the probe's network, as the end of a sentence."""
+    return "" if share == 1 else f", with its weights at {share:.0%} of the way from the probe's network"
+
+
+def load_blend(
+    classifier: Classifier, data: TrainingData, plan: TrainingPlan, start: dict[str, Tensor], end: dict[str, Tensor]
+) -> tuple[float, np.ndarray]:
+    """Load the better blend of ``start`` and ``end``; return its share and logits ``(M, K)`` of the validation rows."""
+    labels, logits, states = data.labels[data.validation], {}, {}
+    for share in SHARES:
+        states[share] = blend_states(start, end, share)
+        classifier.load_state_dict(states[share])
+        logits[share] = score_images(classifier, data, data.validation, plan.batch_size)
+    losses = {share: list_log_losses(each.astype(np.float64), labels) for share, each in logits.items()}
+    chosen = choose_share(losses, data.take_groups(data.validation))
+    classifier.load_state_dict(states[chosen])
+    return chosen, logits[chosen]
 
 
 def describe_checkpoint(

@@ -1,4 +1,4 @@
-"""The training loop: from a classifier with a fitted head to the best epoch, resumable after any step.
+"""The training loop: from a classifier with a fitted head to the mean of its last epochs, resumable.
 
 Everything random is drawn from (seed, epoch) or (seed, step), so where a run was killed leaves no trace. What to
 train and how long is decided in ``models/compute/budget.py``; the choice between probe and result in
@@ -26,6 +26,7 @@ from regraft.models.features.linear_probe import sum_log_loss
 from regraft.models.statistics.class_weights import weigh_classes
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import Feed, seed_of
+from regraft.models.training.blending import add_to_mean, is_averaged
 from regraft.models.training.data import TrainingData
 from regraft.models.training.optimizer import LoopConfig, build_optimizer, pack_optimizer, unpack_optimizer
 
@@ -64,19 +65,23 @@ class TrainingSetup:
 
 @dataclass
 class TrainingRun:
-    """Where a run stands: all that a snapshot must hold beside weights and optimiser."""
+    """Where a run stands: all that a snapshot must hold beside weights and optimiser.
+
+    ``mean`` are the weights after the latest epoch until the last third begins, then the mean over the ``averaged``
+    epochs since; empty before the first epoch has ended.
+    """
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
+    averaged: int = 0
+    mean: dict[str, Tensor] = field(default_factory=dict)
     elapsed_s: float = 0.0
     cut: bool = False
 
     def note(self) -> dict[str, Any]:
         """Return the part that is not tensors."""
-        names = ("step", "losses", "history", "best_epoch", "elapsed_s")
+        names = ("step", "losses", "history", "averaged", "elapsed_s")
         return {name: getattr(self, name) for name in names}
 
 
@@ -138,7 +143,7 @@ def copy_state(classifier: Classifier) -> dict[str, Tensor]:
 
 def save_run(run: TrainingRun, classifier: Classifier, optimizer: torch.optim.AdamW, resume: ResumeFolder) -> None:
     """Write a snapshot of the run as it stands."""
-    tensors = {"weights": classifier.state_dict(), "optimizer": pack_optimizer(optimizer), "best": run.best}
+    tensors = {"weights": classifier.state_dict(), "optimizer": pack_optimizer(optimizer), "mean": run.mean}
     resume.save_step(run.step, Snapshot(tensors, run.note()))
 
 
@@ -149,11 +154,11 @@ def restore_run(classifier: Classifier, optimizer: torch.optim.AdamW, resume: Re
         return TrainingRun()
     classifier.load_state_dict(snapshot.tensors["weights"])
     unpack_optimizer(optimizer, snapshot.tensors["optimizer"])
-    return TrainingRun(best=snapshot.tensors["best"], **snapshot.info)
+    return TrainingRun(mean=snapshot.tensors["mean"], **snapshot.info)
 
 
 def close_epoch(run: TrainingRun, classifier: Classifier, setup: TrainingSetup, lr: float) -> None:
-    """Score the validation part, write the epoch into the history and keep the weights if they are the best so far."""
+    """Score the validation part for the history, and take the weights into the mean."""
     data, plan = setup.data, setup.plan
     logits = setup.feed.score_held(plan.batch_size)
     labels = data.labels[data.validation]
@@ -169,10 +174,9 @@ def close_epoch(run: TrainingRun, classifier: Classifier, setup: TrainingSetup, 
             f"validation loss {row['val_loss']} after epoch {len(run.history) + 1} (step {run.step} of {plan.steps}). "
             "Lower finetune.loop.backbone_lr and head_lr, by ten say, and look for broken images or weights."
         )
-    best = run.history[run.best_epoch - 1] if run.best_epoch else None
-    if best is None or (row["val_accuracy"], -row["val_loss"]) > (best["val_accuracy"], -best["val_loss"]):
-        run.best_epoch, run.best = len(run.history) + 1, copy_state(classifier)
     run.history.append(row)
+    run.mean = add_to_mean(run.mean, copy_state(classifier), run.averaged)
+    run.averaged += is_averaged(len(run.history), plan.epochs)
     run.losses = []
 
 
@@ -184,13 +188,13 @@ def run_training(
     stop_s: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingRun:
-    """Fine-tune ``classifier`` in place; the weights of the best epoch are in the result.
+    """Fine-tune ``classifier`` in place; the mean weights of the last epochs are in the result.
 
     Args:
         classifier: On its device, head already fitted.
         setup: Where batches come from, how deep, how long and how.
         resume: Snapshots; a run that was killed goes on from its newest.
-        stop_s: Seconds, over all attempts, after which the run ends with the best epoch so far (``cut``).
+        stop_s: Seconds, over all attempts, after which the run ends with what it has (``cut``).
         progress: Called with (steps done, steps in all).
 
     Raises:

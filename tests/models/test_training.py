@@ -218,7 +218,7 @@ def test_the_clock_stops_a_run_far_over_its_budget_at_the_best_so_far(task, tmp_
     info, folder = train(task, tmp_path)
     assert info.budget_cut
     assert info.steps == 1
-    assert info.kept == "probe"
+    assert (info.kept, info.share) == ("probe", 0.0)
     assert load_checkpoint(folder)[1] == info
 
 
