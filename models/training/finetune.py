@@ -27,6 +27,7 @@ from regraft.models.compute.device import Compute, choose_device, deterministic_
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
+from regraft.models.features.linear_probe import Probe
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
@@ -101,10 +102,10 @@ def finetune(
         plan = plan_from(classifier, data, start, config, adapt_images)
         probed = copy_state(classifier)
         run = train_from(classifier, data, plan, config, resume, progress)
-        kept = keep_better(classifier, data, plan, start, probed, run)
+        kept, plain_head = keep_better(classifier, data, plan, start, probed, run)
     info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, kept)
     history = format_history(start.train_loss, info.validation["probe"], run.history)
-    info = save_checkpoint(classifier, info, history, paths.into)
+    info = save_checkpoint(classifier, info, history, paths.into, plain_head)
     resume.clear()
     logger.info("finetune done kept=%s epochs=%d seconds=%.1f", info.kept, info.epochs, time.monotonic() - began)
     return info
@@ -211,8 +212,12 @@ def keep_better(
     start: Start,
     probed: dict[str, Tensor],
     run: TrainingRun,
-) -> dict[str, Any]:
-    """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
+) -> tuple[dict[str, Any], Probe | None]:
+    """Load the better weights and their temperature into ``classifier``; return the figures for its info.
+
+    Beside them comes the head without views, where one with views is kept on the same network.
+    """
+    plain_head = None
     labels, groups = data.labels[data.validation], data.take_groups(data.validation)
     trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
     logits = {"probe": start.logits}
@@ -224,10 +229,10 @@ def keep_better(
         temperature = fit_temperature(logits["finetuned"], labels)
     else:
         classifier.load_state_dict(probed)
-        temperature = refit_probe(classifier, data, start)
+        temperature, plain_head = refit_probe(classifier, data, start)
     classifier.temperature.fill_(temperature)
     classifier.eval()
-    return {
+    figures = {
         "kept": choice.kept,
         "reason": choice.reason,
         "gained": choice.gained,
@@ -240,6 +245,7 @@ def keep_better(
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }
+    return figures, plain_head
 
 
 def describe_checkpoint(

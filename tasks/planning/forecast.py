@@ -38,6 +38,7 @@ from regraft.models.compute.forecast import (
 from regraft.models.selection.candidates import describe_preprocess
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.successive_halving import MOST_CANDIDATES, list_rounds
+from regraft.models.views.shifts import SHIFTS
 from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, load_input
 from regraft.tasks.graph.graph import list_stages
 from regraft.tasks.planning.pending import count_test_images, list_pending
@@ -264,12 +265,12 @@ class _Basis:
     def _job(self) -> Job:
         files, shares = len(self._entries), self.params.split.shares
         tuning, select = self.params.finetune, self.params.select
-        train = round(files * shares["train"])
+        train, test = round(files * shares["train"]), round(files * shares["test"])
         return Job(
             files=files,
             train=train,
             validation=round(files * shares["validation"]),
-            test=round(files * shares["test"]),
+            test=test,
             side_px=self._spec.size_px,
             candidates=self._work,
             sample=min(select.max_images, train),
@@ -284,6 +285,7 @@ class _Basis:
             pass_share=PASS_SHARE if choose_device(tuning.device).type == "cpu" else 1.0,
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
+            shifted=len(SHIFTS) * min(self.params.evaluate.shift_images, test),
         )
 
 
