@@ -44,15 +44,15 @@ def shift(name: str, describes: str, **changes: float) -> Shift:
 
 SHIFTS = (
     shift("half the light", "every value halved", light=0.5),
-    shift("half as much light again", "every value times 1.5, the brightest blown out", light=1.5),
+    shift("half as much light again", "every value times 1.5", light=1.5),
     shift("a warm lamp", "red 25 % up, blue 25 % down", warmth=0.25),
-    shift("light from one side", "130 % of the light on the left, 70 % on the right", fall=0.6),
+    shift("light from one side", "130 % of it on the left, 70 % on the right", fall=0.6),
     shift("half the contrast", "half the distance from the mean", contrast=0.5),
     shift("the lens out of focus", "blurred by 1 % of the side", blur=0.01),
     shift("a noisy sensor", "noise of 6 % of the range", noise=0.06),
     shift("the camera nearer", "everything 15 % larger", zoom=1.15),
     shift("strong compression", "JPEG, quality 20", quality=20),
-    shift("an old lamp", "60 % of the light, reddish, brighter on the left", light=0.6, warmth=0.15, fall=0.4),
+    shift("an old lamp", "60 % of the light, reddish, from the left", light=0.6, warmth=0.15, fall=0.4),
     shift(
         "a cheap camera",
         "blur 0.6 %, noise 3 %, dark tones and corners",
