@@ -67,7 +67,7 @@ def _draw_legend(compared: bool) -> str:
     marks = [("s0", "this version")]
     if compared:
         marks.append(("plain", "its head without views"))
-    parts, x = [], LEFT
+    parts, x = [], 0
     for kind, words in marks:
         parts.append(f'<g class="{kind}"><circle cx="{x + 5}" cy="14" r="5"/></g>')
         parts.append(draw_text(words, x + 15, 18, "start"))

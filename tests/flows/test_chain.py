@@ -55,21 +55,21 @@ def test_what_a_version_keeps_under_another_lamp_reaches_bundle_and_report(train
     assert "Under another lamp or camera" in page and "an old lamp" in page
 
 
-@pytest.mark.parametrize("images", [0, 7])
-def test_as_many_images_are_looked_at_again_as_asked_for(copied, images) -> None:
+@pytest.mark.parametrize("count", [0, 7])
+def test_as_many_images_are_looked_at_again_as_asked_for(copied, count) -> None:
     home = copied.home
-    set_params(home.params, {"evaluate.shift_images": images})
+    set_params(home.params, {"evaluate.shift_images": count})
     checkpoint = json.loads((home.checkpoint / "checkpoint.json").read_text())
     del checkpoint["plain_head_sha256"]  # a checkpoint of before is judged like any other
     (home.checkpoint / "checkpoint.json").write_text(json.dumps(checkpoint))
     evaluate(home)
     metrics = json.loads((home.evaluation / "metrics.json").read_text())
     assert metrics["test"] == copied.answer["metrics"]["test"]
-    if not images:
+    if not count:
         assert "shifts" not in metrics
         return
     shifts = metrics["shifts"]
-    assert (shifts["n"], shifts["of"]) == (images, metrics["test"]["n"])
+    assert (shifts["n"], shifts["of"]) == (count, metrics["test"]["n"])
     assert shifts["alone"] and not any("plain" in row for row in shifts["rows"])
 
 
