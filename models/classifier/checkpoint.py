@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from regraft.models.backbones.intermediate_features import stage_backbone
@@ -32,6 +32,7 @@ from regraft.serving.files.durable import replace_folder, write_bytes, write_jso
 
 INFO_FILE = "checkpoint.json"
 WEIGHTS_FILE = "model.safetensors"
+PLAIN_HEAD_FILE = "plain_head.safetensors"
 HISTORY_FILE = "history.csv"
 
 
@@ -167,28 +168,36 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     temperature: float
     validation: dict[str, ValidationFigures]
     weights_sha256: str = ""
+    plain_head_sha256: str = ""
 
     def describe_normalization(self) -> Normalization:
         """Return the colour normalisation as the network takes it."""
         return Normalization(self.normalization["mean"], self.normalization["std"])
 
 
-def save_checkpoint(classifier: Classifier, info: CheckpointInfo, history: str, into: Path) -> CheckpointInfo:
-    """Write the checkpoint folder ``into`` atomically; return the info with the hash of the weights.
+def save_checkpoint(
+    classifier: Classifier, info: CheckpointInfo, history: str, into: Path, plain_head: Probe | None = None
+) -> CheckpointInfo:
+    """Write the checkpoint folder ``into`` atomically; return the info with the hashes of the weights.
 
     Args:
         classifier: Its state is written as float32 safetensors, in the order of names.
-        info: Everything else; ``weights_sha256`` is filled in.
+        info: Everything else; ``weights_sha256`` and ``plain_head_sha256`` are filled in.
         history: Content of ``history.csv``.
         into: The folder, replaced as a whole.
+        plain_head: The head on the same network that was fitted without views; None where it is the one that ships,
+            or where the network was trained after it.
     """
     temporary = into.with_name(f".{into.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     state = {name: value.detach().cpu().contiguous() for name, value in sorted(classifier.state_dict().items())}
     save_file(state, temporary / WEIGHTS_FILE)
-    digest = hashlib.sha256((temporary / WEIGHTS_FILE).read_bytes()).hexdigest()
-    info = info.model_copy(update={"weights_sha256": digest})
+    hashes = {"weights_sha256": _hash(temporary / WEIGHTS_FILE), "plain_head_sha256": ""}
+    if plain_head is not None:
+        save_file(_list_tensors(plain_head), temporary / PLAIN_HEAD_FILE)
+        hashes["plain_head_sha256"] = _hash(temporary / PLAIN_HEAD_FILE)
+    info = info.model_copy(update=hashes)
     write_json(temporary / INFO_FILE, info.model_dump(mode="json"))
     write_bytes(temporary / HISTORY_FILE, history.encode())
     replace_folder(temporary, into)
@@ -217,9 +226,7 @@ def load_checkpoint(folder: Path) -> tuple[Classifier, CheckpointInfo]:
     """
     info = read_checkpoint_info(folder)
     path = folder / WEIGHTS_FILE
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
-    if found != info.weights_sha256:
-        raise CheckpointError(f"{path} is {found}, but {INFO_FILE} says {info.weights_sha256}. Run finetune again.")
+    _check_file(path, info.weights_sha256)
     try:
         backbone = build_architecture(info.backbone_config)
         if info.taps:
@@ -233,3 +240,32 @@ def load_checkpoint(folder: Path) -> tuple[Classifier, CheckpointInfo]:
         raise CheckpointError(f"{path} does not fit {info.backbone_config['architecture']}: " + "; ".join(problems))
     classifier.load_state_dict(weights)
     return classifier.eval(), info
+
+
+def load_plain_head(folder: Path, info: CheckpointInfo) -> Probe | None:
+    """Return the head that was fitted without views, None where the checkpoint keeps none.
+
+    Raises:
+        CheckpointError: If it is absent or altered.
+    """
+    if not info.plain_head_sha256:
+        return None
+    path = folder / PLAIN_HEAD_FILE
+    _check_file(path, info.plain_head_sha256)
+    kept = {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    return Probe(kept["weight"], kept["bias"], kept["mean"], kept["std"], float(kept["c"]))
+
+
+def _list_tensors(probe: Probe) -> dict[str, Tensor]:
+    arrays = {"bias": probe.bias, "mean": probe.mean, "std": probe.std, "weight": probe.weight}
+    tensors = {name: torch.from_numpy(array).contiguous() for name, array in arrays.items()}
+    return tensors | {"c": torch.tensor(probe.c, dtype=torch.float64)}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "absent"
+
+
+def _check_file(path: Path, stated: str) -> None:
+    if (found := _hash(path)) != stated:
+        raise CheckpointError(f"{path} is {found}, but {INFO_FILE} says {stated}. Run finetune again.")

@@ -128,6 +128,7 @@ class Job:
         views: Views of a training or validation image that the head is fitted on.
         batch_size: Images per step.
         squares: Different preprocessings among the candidates.
+        shifted: Test images as another lamp or camera would have given them, of all shifts together.
     """
 
     files: int
@@ -149,6 +150,7 @@ class Job:
     views: int = 0
     batch_size: int = 32
     squares: int = 1
+    shifted: int = 0
 
     @property
     def typical(self) -> tuple[GroupWork, ...]:
@@ -179,7 +181,8 @@ def forecast_run(
         work = list(job.typical)
         parts["select"] = _select_s(job, speed, nominal)
         parts["finetune"] = finetune_s(job, speed, nominal)
-        parts["evaluate"] = (job.test + job.validation) * speed.forward_s(work) + SCORE_S
+        passes = job.test + job.validation + job.pass_share * job.shifted
+        parts["evaluate"] = passes * speed.forward_s(work) + SCORE_S
         slow = slowness(job, speed, nominal)
         parts["certify"] = job.certify_s * slow * CERTIFY_FACTOR
         spared["select"] = _halving_s(job, slow)

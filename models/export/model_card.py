@@ -141,6 +141,13 @@ def list_limits(metrics: Mapping[str, Any]) -> list[str]:
     worst = min(recalls, key=lambda row: (row["recall"], row["label"]))
     if worst["recall"] < 1:
         limits.append(f"Weakest class: {escape_markdown(worst['label'])}, recall {worst['recall']:.4f}.")
+    if shifts := metrics.get("shifts"):
+        worst = min(shifts["rows"][1:], key=lambda row: row["accuracy"])
+        share, low, high = (f"{worst[name]:.4f}" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+        limits.append(
+            f"Of {len(shifts['rows']) - 1} changes of lamp, lens and sensor the hardest is {worst['name']} "
+            f"({worst['describes']}): accuracy {share} [{low}, {high}] on {shifts['n']} test images so changed."
+        )
     limits.append("The figures hold for images like the test images; another camera, light or product needs new ones.")
     limits.append("No check of fairness between groups of people was made.")
     return limits

@@ -14,8 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from regraft.models.evaluation.judging import RULE, say_held_out, say_judged
+from regraft.models.report.formats import format_level, format_range, format_share, format_value
 from regraft.models.report.pictures import Picture, encode_thumbnail
 from regraft.models.report.plots import draw_curves, draw_interval, draw_ranges, draw_reliability
+from regraft.models.report.shift_plot import draw_shifts, say_shifts
 from regraft.models.report.tradeoff import draw_tradeoff
 from regraft.serving.files.durable import write_bytes
 
@@ -38,7 +40,8 @@ class ReportContent:
     name: str
     """The learning problem."""
     metrics: Mapping[str, Any]
-    """What ``regraft.models.evaluation.evaluate.evaluate_predictions`` returned."""
+    """What ``regraft.models.evaluation.evaluate.evaluate_predictions`` returned; with ``shifts``, what
+    ``regraft.models.classifier.robustness.measure_robustness`` did, and ``alone`` where nothing is compared."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """name, sha256, licence, source."""
     verdict: str = ""
@@ -74,47 +77,14 @@ class ReportContent:
     """Held-out pictures with answers, a few per class."""
     mistakes: Sequence[Picture] = ()
     """Held-out pictures with wrong answers, the most confident first."""
+    shifted: Sequence[Picture] = ()
+    """One held-out picture as each shift leaves it; its label is the name of the shift."""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """``Parity.to_json()``."""
     certificate: Mapping[str, Any] = field(default_factory=dict)
     """Verdict on whether transfer helped: decision, reason; optional conditions, crossing, next_labels, notes."""
     lineage: Mapping[str, str] = field(default_factory=dict)
     """Hashes of dataset, split, params, code."""
-
-
-def format_share(value: float | None) -> str:
-    """Return a share as percent with one digit, a dash where there is none; 100 % only where nothing is missing."""
-    if value is None:
-        return "–"
-    digits = 1 if value in (0, 1) or 0.0005 <= value < 0.9995 else 2
-    return f"{100 * value:.{digits}f}\u00a0%"
-
-
-def format_level(confidence: float) -> str:
-    """Return a confidence as people write it: 0.95 as "95 %"."""
-    return f"{100 * confidence:g}\u00a0%"
-
-
-def format_range(row: Mapping[str, Any], score: str) -> str:
-    """Return "low – high" of a score in percent, empty where there is none."""
-    if f"{score}_low" not in row:
-        return ""
-    return f"{100 * row[f'{score}_low']:.1f} – {format_share(row[f'{score}_high'])}"
-
-
-def format_value(value: Any) -> str:
-    """Return a fact for people: floats short, lists joined, pairs as "name value"."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u202f")
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(format_value(item) for item in value)
-    return str(value)
 
 
 def group_pictures(pictures: Sequence[Picture]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -263,6 +233,9 @@ def prepare_page(content: ReportContent) -> dict[str, Any]:
         "confusions": list_confusions(metrics)[: SHOWN_PAIRS if len(metrics["labels"]) <= MATRIX_CLASSES else MAX_ROWS],
         "curves": plot_history(content.history),
         "reliability": plot_reliability(metrics),
+        "shifts": draw_shifts(metrics["shifts"]) if "shifts" in metrics else None,
+        "shift_words": say_shifts(metrics["shifts"]) if "shifts" in metrics else (),
+        "shifted": [describe_picture(picture) for picture in content.shifted],
         "learning": plot_certificate(content.certificate),
         "conditions": [
             condition

@@ -17,6 +17,7 @@ from regraft.models.statistics.intervals import (
     join_strata,
     normal_quantile,
     spread_variance,
+    wilson_interval,
 )
 
 NOTHING = 1e-30
@@ -76,6 +77,23 @@ def measure_design(
     degrees = max(1.0, len(held) / alike - parts)
     penalty = (normal_quantile(confidence) / float(student.ppf((1 + confidence) / 2, degrees))) ** 2
     return Design(effect, min(1.0, penalty), degrees)
+
+
+def bound_share(
+    hits: np.ndarray, strata: np.ndarray, groups: np.ndarray | None, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the share of images that are ``hits``, bool ``(N,)``, and the Wilson interval around it.
+
+    Args:
+        hits: Which images count.
+        strata: Stratum of each image, shape ``(N,)``, integers from 0 (the true label, say).
+        groups: As in ``measure_design``.
+        confidence: Two-sided coverage, 0-1.
+    """
+    count, n = int(np.sum(hits)), len(hits)
+    design = measure_design((hits - count / n) / n, strata, groups, confidence)
+    low, high = wilson_interval(design.shrink(count), design.shrink(n), confidence)
+    return count / n, float(low), float(high)
 
 
 def count_groups(groups: np.ndarray | None) -> int | None:

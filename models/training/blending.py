@@ -9,7 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.compute.budget import TrainingPlan
+from regraft.models.features.linear_probe import list_log_losses
 from regraft.models.statistics.merits import measure_lead
+from regraft.models.training.batches import score_images
+from regraft.models.training.data import TrainingData
 
 AVERAGED = 1 / 3
 """Share of the epochs, the last ones, over which the mean is taken: the rate has fallen to a quarter by then."""
@@ -57,3 +62,23 @@ def choose_share(losses: Mapping[float, np.ndarray], groups: np.ndarray | None =
         if lead.value > lead.error:
             chosen = share
     return chosen
+
+
+def describe_share(share: float) -> str:
+    """Return how far the weights are moved from the probe's network, as the end of a sentence."""
+    return "" if share == 1 else f", with its weights at {share:.0%} of the way from the probe's network"
+
+
+def load_blend(
+    classifier: Classifier, data: TrainingData, plan: TrainingPlan, start: dict[str, Tensor], end: dict[str, Tensor]
+) -> tuple[float, np.ndarray]:
+    """Load the better blend of ``start`` and ``end``; return its share and logits ``(M, K)`` of the validation rows."""
+    labels, logits, states = data.labels[data.validation], {}, {}
+    for share in SHARES:
+        states[share] = blend_states(start, end, share)
+        classifier.load_state_dict(states[share])
+        logits[share] = score_images(classifier, data, data.validation, plan.batch_size)
+    losses = {share: list_log_losses(each.astype(np.float64), labels) for share, each in logits.items()}
+    chosen = choose_share(losses, data.take_groups(data.validation))
+    classifier.load_state_dict(states[chosen])
+    return chosen, logits[chosen]

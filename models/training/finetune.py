@@ -27,10 +27,10 @@ from regraft.models.compute.device import Compute, choose_device, deterministic_
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
-from regraft.models.features.linear_probe import list_log_losses
+from regraft.models.features.linear_probe import Probe
 from regraft.models.statistics.merits import rate_hits
-from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed, score_images
-from regraft.models.training.blending import SHARES, blend_states, choose_share
+from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed
+from regraft.models.training.blending import SHARES, describe_share, load_blend
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData, gather_data
 from regraft.models.training.linear_start import Start, prepare_start, refit_probe
@@ -103,10 +103,10 @@ def finetune(
         plan = plan_from(classifier, data, start, config, adapt_images)
         probed = copy_state(classifier)
         run = train_from(classifier, data, plan, config, resume, progress)
-        kept = keep_better(classifier, data, plan, start, probed, run)
+        kept, plain_head = keep_better(classifier, data, plan, start, probed, run)
     info = describe_checkpoint(classifier, backbone, names, preprocess, plan, run, kept)
     history = format_history(start.train_loss, info.validation["probe"], run.history)
-    info = save_checkpoint(classifier, info, history, paths.into)
+    info = save_checkpoint(classifier, info, history, paths.into, plain_head)
     resume.clear()
     logger.info("finetune done kept=%s epochs=%d seconds=%.1f", info.kept, info.epochs, time.monotonic() - began)
     return info
@@ -214,8 +214,12 @@ def keep_better(
     start: Start,
     probed: dict[str, Tensor],
     run: TrainingRun,
-) -> dict[str, Any]:
-    """Load the better weights and their temperature into ``classifier``; return the figures for its info."""
+) -> tuple[dict[str, Any], Probe | None]:
+    """Load the better weights and their temperature into ``classifier``; return the figures for its info.
+
+    Beside them comes the head without views, where one with views is kept on the same network.
+    """
+    plain_head = None
     labels, groups = data.labels[data.validation], data.take_groups(data.validation)
     trained = set_training_mode(classifier, plan.batch_size) and run.step > 0
     logits, share = {"probe": start.logits}, 0.0
@@ -226,10 +230,10 @@ def keep_better(
         temperature = fit_temperature(logits["finetuned"], labels)
     else:
         classifier.load_state_dict(probed)
-        temperature = refit_probe(classifier, data, start)
+        temperature, plain_head = refit_probe(classifier, data, start)
     classifier.temperature.fill_(temperature)
     classifier.eval()
-    return {
+    figures = {
         "kept": choice.kept,
         "reason": f"{choice.reason}{describe_share(share) if choice.kept == 'finetuned' else ''}",
         "gained": choice.gained,
@@ -242,26 +246,7 @@ def keep_better(
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }
-
-
-def describe_share(share: float) -> str:
-    """Return how far the weights are moved from the probe's network, as the end of a sentence."""
-    return "" if share == 1 else f", with its weights at {share:.0%} of the way from the probe's network"
-
-
-def load_blend(
-    classifier: Classifier, data: TrainingData, plan: TrainingPlan, start: dict[str, Tensor], end: dict[str, Tensor]
-) -> tuple[float, np.ndarray]:
-    """Load the better blend of ``start`` and ``end``; return its share and logits ``(M, K)`` of the validation rows."""
-    labels, logits, states = data.labels[data.validation], {}, {}
-    for share in SHARES:
-        states[share] = blend_states(start, end, share)
-        classifier.load_state_dict(states[share])
-        logits[share] = score_images(classifier, data, data.validation, plan.batch_size)
-    losses = {share: list_log_losses(each.astype(np.float64), labels) for share, each in logits.items()}
-    chosen = choose_share(losses, data.take_groups(data.validation))
-    classifier.load_state_dict(states[chosen])
-    return chosen, logits[chosen]
+    return figures, plain_head
 
 
 def describe_checkpoint(

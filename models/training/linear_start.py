@@ -29,6 +29,7 @@ class Start:
 
     Attributes:
         probe: On D features, K classes.
+        plain_c: Inverse penalty of a probe on the images as they are alone.
         widths: Numbers in each block of the features.
         features: ``(N, D)`` of the train rows and the validation rows, in that order.
         views: ``(V, N, D)`` of the views of these that the probe was fitted on; V is 0 where it was not.
@@ -40,6 +41,7 @@ class Start:
     """
 
     probe: Probe
+    plain_c: float
     widths: tuple[int, ...]
     features: np.ndarray
     views: np.ndarray
@@ -129,11 +131,15 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
     loss = sum_log_loss(probe.score(train).astype(np.float64), labels) / len(labels)
     logits = probe.score(values["held"]).astype(np.float32)
     mirrors = snapshot.info["mirrors"]
-    return Start(probe, widths, everything, views, logits, loss, config.rare_weight, mirrors and tuple(mirrors), head)
+    shapes = (found.c, widths, everything, views)
+    return Start(probe, *shapes, logits, loss, config.rare_weight, mirrors and tuple(mirrors), head)
 
 
-def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> float:
+def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> tuple[float, Probe | None]:
     """Fit the kept probe on the validation rows too, now that nothing is left to choose; return its temperature.
+
+    Where it is fitted on views, the plain probe of the same images is returned beside it: what it would have been
+    without them.
 
     With ten labels a class the validation part is worth two more. The temperature is fitted on what probes of
     the same c say of images outside their folds, and of other groups where images come in groups.
@@ -146,7 +152,7 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> flo
         problem = ProbeProblem(classes, start.widths, start.rare_weight, folds)
         said = hold_out_views(start.features, start.views, labels, problem, c)
         classifier.load_probe(fit_view_probe(start.features, start.views, labels, problem, c))
-        return fit_temperature(said, labels)
+        return fit_temperature(said, labels), fit_probe(start.features, labels, c=start.plain_c, **weighing)
     found = cross_validate(start.features, labels, cs=[c], folds=folds, **weighing)
     classifier.load_probe(fit_probe(start.features, labels, c=c, **weighing))
-    return fit_temperature(found.logits, labels)
+    return fit_temperature(found.logits, labels), None

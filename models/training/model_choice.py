@@ -10,8 +10,8 @@ import numpy as np
 from regraft.models.classifier.checkpoint import ValidationFigures
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.features.linear_probe import sum_log_loss
-from regraft.models.statistics.design import count_groups, measure_design
-from regraft.models.statistics.intervals import hold_together, wilson_interval
+from regraft.models.statistics.design import bound_share, count_groups
+from regraft.models.statistics.intervals import hold_together
 from regraft.models.statistics.merits import measure_lead, rate_hits
 
 HISTORY_COLUMNS = ("epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate")
@@ -69,12 +69,9 @@ def spare_training(plan: TrainingPlan, probe: np.ndarray, groups: np.ndarray | N
 
 def rate_logits(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> ValidationFigures:
     """Return accuracy with its interval and log loss of logits ``(N, K)``, of images in ``groups`` ``(N,)``."""
-    hits, n = rate_hits(logits, labels), len(labels)
-    right = int(np.sum(hits))
-    design = measure_design((hits - right / n) / n, labels, groups)
-    low, high = wilson_interval(design.shrink(right), design.shrink(n))
-    loss = sum_log_loss(logits.astype(np.float64), labels) / n
-    return ValidationFigures(accuracy=right / n, accuracy_low=float(low), accuracy_high=float(high), loss=loss, n=n)
+    accuracy, low, high = bound_share(rate_hits(logits, labels), labels, groups)
+    loss = sum_log_loss(logits.astype(np.float64), labels) / len(labels)
+    return ValidationFigures(accuracy=accuracy, accuracy_low=low, accuracy_high=high, loss=loss, n=len(labels))
 
 
 def format_history(train_loss: float, probe: ValidationFigures, history: list[dict[str, float]]) -> str:

@@ -1,9 +1,11 @@
 """The same scene taken again: another lamp, another lens, another sensor, each image with its own; batched in torch."""
 
+import io
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,6 +30,7 @@ class Acquisition:
         blur: Standard deviation of the lens blur, as a share of the side.
         noise: Standard deviation of the sensor noise, as a share of the range; three quarters of its variance are grey.
         zoom: How much larger the scene is in the image, around its middle.
+        quality: Of the JPEG file that the image is kept in, 1 to 95 as libjpeg counts; 0 keeps it without loss.
     """
 
     light: np.ndarray
@@ -40,6 +43,7 @@ class Acquisition:
     blur: np.ndarray
     noise: np.ndarray
     zoom: np.ndarray
+    quality: np.ndarray
 
     @classmethod
     def unchanged(cls, count: int) -> "Acquisition":
@@ -60,7 +64,7 @@ def take_again(pixels: Tensor, acquisition: Acquisition, generator: torch.Genera
     """Return uint8 images ``(B, S, S, 3)`` as the acquisition gives them.
 
     Light, lens and colour act on the light, noise on what the sensor reads, then come tone curve, contrast and the
-    clipping of the range: the order of a camera.
+    clipping of the range, and the file last: the order of a camera.
 
     Args:
         pixels: uint8 ``(B, S, S, 3)`` on any device.
@@ -88,7 +92,22 @@ def take_again(pixels: Tensor, acquisition: Acquisition, generator: torch.Genera
     if np.any(acquisition.contrast != 1):
         mean = light.mean(dim=(1, 2, 3), keepdim=True)
         light = ((light - mean) * column(acquisition.contrast) + mean).clamp_(0, 1)
-    return (light * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    taken = (light * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return compress_images(taken, acquisition.quality) if np.any(acquisition.quality > 0) else taken
+
+
+def compress_images(pixels: Tensor, quality: np.ndarray) -> Tensor:
+    """Return uint8 images ``(B, S, S, 3)`` as JPEG files of ``quality`` ``(B,)`` give them back; 0 changes nothing."""
+
+    def compress(image: np.ndarray, grade: int) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=grade)
+        return np.asarray(Image.open(file))
+
+    images = pixels.cpu().numpy()
+    pairs = zip(images, quality, strict=True)
+    kept = np.stack([compress(image, round(float(grade))) if grade > 0 else image for image, grade in pairs])
+    return torch.from_numpy(kept).to(pixels.device)
 
 
 def spread_light(side: int, fall: np.ndarray, angle: np.ndarray, vignette: np.ndarray) -> Tensor:

@@ -56,6 +56,7 @@ def draw_acquisition(
         "blur": upwards(reach["blur"]),
         "noise": upwards(reach["noise"]),
         "zoom": np.exp(even(reach["zoom"])),
+        "quality": np.zeros(count),
     }
     return Acquisition(**{name: values.astype(np.float32) for name, values in drawn.items()})
 

@@ -30,6 +30,7 @@ from regraft.models.compute.forecast import (
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.successive_halving import MOST_CANDIDATES, list_rounds
 from regraft.models.training.head_views import count_head_views
+from regraft.models.views.shifts import SHIFTS
 from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, load_input
 from regraft.tasks.graph.graph import list_stages
 from regraft.tasks.planning.candidate_work import count_candidates
@@ -186,12 +187,12 @@ class Basis:
     def _job(self) -> Job:
         files, shares = len(self._entries), self.params.split.shares
         tuning, select = self.params.finetune, self.params.select
-        train, held = round(files * shares["train"]), round(files * shares["validation"])
+        train, held, test = (round(files * shares[part]) for part in ("train", "validation", "test"))
         return Job(
             files=files,
             train=train,
             validation=held,
-            test=round(files * shares["test"]),
+            test=test,
             side_px=self._spec.size_px,
             candidates=self._work,
             sample=min(select.max_images, train),
@@ -207,6 +208,7 @@ class Basis:
             views=count_head_views(tuning.head, train + held),
             batch_size=tuning.batch_size,
             squares=max(1, len(self._specs)),
+            shifted=len(SHIFTS) * min(self.params.evaluate.shift_images, test),
         )
 
 

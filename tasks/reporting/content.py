@@ -19,7 +19,8 @@ from regraft.models.classifier.predictions import Answers
 from regraft.models.export.onnx import ExportConfig, Parity
 from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes
 from regraft.models.report.report import ReportContent
-from regraft.serving.decoding.preprocess import PreprocessSpec, open_input
+from regraft.models.views.shifts import SHIFTS
+from regraft.serving.decoding.preprocess import PreprocessSpec, load_input, open_input
 from regraft.tasks.graph.part_arrays import Part
 from regraft.tasks.reporting.notes import list_notes
 from regraft.tasks.settings.knobs import read_section
@@ -38,10 +39,11 @@ def gather_content(
     mistakes = choose_mistakes(answers.probabilities, test.targets)
     selection = _read_json(home.selection / "selection.json")
     certificate = _read_json(home.certificate / CERTIFICATE_FILE)
+    metrics = _read_json(home.evaluation / "metrics.json")
     summary, validation = _read_json(home.dataset / "summary.json"), _read_json(home.validation / "validation.json")
     return ReportContent(
         name=read_section(home.params, "export", ExportConfig).name,
-        metrics=_read_json(home.evaluation / "metrics.json"),
+        metrics=metrics,
         backbone=info.backbone.model_dump(),
         verdict="exported, before the gate",
         reason=info.reason,
@@ -59,6 +61,7 @@ def gather_content(
         training=_list_training(info),
         examples=_show_answers(home, test, answers, info, examples),
         mistakes=_show_answers(home, test, answers, info, mistakes),
+        shifted=_show_shifted(home, test.sha256s[examples[0]], info.preprocess) if "shifts" in metrics else (),
         parity=parity.to_json(),
         certificate=certificate,
         lineage=read_lineage(home),
@@ -145,6 +148,12 @@ def _show_answers(
         pixels = open_input(image, info.preprocess).pixels
         pictures.append(Picture(pixels, labels[test.targets[row]], labels[best], float(probabilities[best]), source))
     return pictures
+
+
+def _show_shifted(home: Workspace, sha256: str, spec: PreprocessSpec) -> list[Picture]:
+    (image,) = read_images(home.dataset, [sha256])
+    pixels = load_input(image, spec, clip=True)
+    return [Picture(pixels, "as it is")] + [Picture(shift.apply(pixels[None], [0])[0], shift.name) for shift in SHIFTS]
 
 
 def _find_paths(home: Workspace, hashes: list[str]) -> list[str]:

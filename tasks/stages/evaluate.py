@@ -1,10 +1,13 @@
 """Stage ``evaluate``: the checkpoint is judged on the test part, once, with intervals."""
 
-from regraft.models.classifier.checkpoint import load_checkpoint
+import numpy as np
+
+from regraft.models.classifier.checkpoint import load_checkpoint, load_plain_head
 from regraft.models.classifier.predictions import Answers, answer_pixels, write_answers
+from regraft.models.classifier.robustness import HeldImages, explain_single, measure_robustness
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions, write_evaluation
 from regraft.tasks.graph.graph import stage
-from regraft.tasks.graph.part_arrays import Part, read_part, read_paths, read_pixels
+from regraft.tasks.graph.part_arrays import read_part, read_paths, read_pixels
 from regraft.tasks.graph.progress import show_progress
 from regraft.tasks.settings.knobs import read_section
 from regraft.tasks.workspace.workspace import Workspace
@@ -18,17 +21,24 @@ def evaluate(home: Workspace) -> None:
     """
     config = read_section(home.params, "evaluate", EvaluateConfig)
     classifier, info = load_checkpoint(home.checkpoint)
+    test, held_out = read_part(home, "test"), read_part(home, "validation")
 
-    def answer(part: Part) -> Answers:
-        pixels = read_pixels(home, part.sha256s, info.preprocess)
+    def answer(pixels: np.ndarray) -> Answers:
         with show_progress("answering held-out images") as progress:
             return answer_pixels(classifier, pixels, threads=config.threads, progress=progress)
 
-    test, held_out = read_part(home, "test"), read_part(home, "validation")
-    said, targets = answer(test), test.targets
+    pixels = read_pixels(home, test.sha256s, info.preprocess)
+    said, targets = answer(pixels), test.targets
     metrics = evaluate_predictions(
         said.probabilities, targets, info.labels, config, logits=said.logits, groups=test.groups
     )
+    if config.shift_images:
+        held = HeldImages(pixels, targets, test.groups, said.embedding)
+        plain_head = load_plain_head(home.checkpoint, info)
+        with show_progress("another lamp or camera") as progress:
+            metrics["shifts"] = measure_robustness(classifier, plain_head, held, config, progress=progress)
+        if plain_head is None:
+            metrics["shifts"]["alone"] = explain_single(info)
     write_evaluation(
         home.evaluation,
         metrics,
@@ -38,4 +48,5 @@ def evaluate(home: Workspace) -> None:
         paths=read_paths(home, test),
     )
     write_answers(home.evaluation / "test.npz", said)
-    write_answers(home.evaluation / "validation.npz", answer(held_out))
+    pixels = read_pixels(home, held_out.sha256s, info.preprocess)
+    write_answers(home.evaluation / "validation.npz", answer(pixels))

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from regraft.models.views.shifts import SHIFTS
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.graph import GraphError, drive_stage, list_stages
 from regraft.tasks.settings.params import set_params
+from regraft.tasks.stages.evaluate import evaluate
 from regraft.tasks.workspace.workspace import init_workspace
 
 BIN = Path(sys.executable).parent
@@ -42,6 +44,33 @@ def test_a_folder_becomes_a_champion_with_evidence(trained) -> None:
     assert [run["name"] for run in answer["stages"]] == list_stages(trained.home)
     assert {run["state"] for run in answer["stages"]} == {"ran"}
     assert Path(answer["report"]).stat().st_size > 10_000
+
+
+def test_what_a_version_keeps_under_another_lamp_reaches_bundle_and_report(trained) -> None:
+    shifts = trained.answer["metrics"]["shifts"]
+    assert [row["name"] for row in shifts["rows"][1:]] == [shift.name for shift in SHIFTS]
+    assert shifts["n"] == min(100, trained.answer["metrics"]["test"]["n"])
+    assert shifts["rows"][0]["accuracy"] == trained.answer["metrics"]["test"]["accuracy"]  # all of them were drawn
+    page = Path(trained.answer["report"]).read_text()
+    assert "Under another lamp or camera" in page and "an old lamp" in page
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_as_many_images_are_looked_at_again_as_asked_for(copied, count) -> None:
+    home = copied.home
+    set_params(home.params, {"evaluate.shift_images": count})
+    checkpoint = json.loads((home.checkpoint / "checkpoint.json").read_text())
+    del checkpoint["plain_head_sha256"]  # a checkpoint of before is judged like any other
+    (home.checkpoint / "checkpoint.json").write_text(json.dumps(checkpoint))
+    evaluate(home)
+    metrics = json.loads((home.evaluation / "metrics.json").read_text())
+    assert metrics["test"] == copied.answer["metrics"]["test"]
+    if not count:
+        assert "shifts" not in metrics
+        return
+    shifts = metrics["shifts"]
+    assert (shifts["n"], shifts["of"]) == (count, metrics["test"]["n"])
+    assert shifts["alone"] and not any("plain" in row for row in shifts["rows"])
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def total(job: Job = JOB, speed: Speed = NOMINAL) -> float:
         ({"budget_s": 110.0}, {"finetune"}),
         ({"halving_s": 40.0}, {"select"}),
         ({"certify_s": 100.0}, {"certify"}),
+        ({"shifted": 1100}, {"evaluate"}),
     ],
 )
 def test_each_part_grows_with_its_own_work_and_no_other(more, parts):

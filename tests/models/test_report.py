@@ -12,9 +12,10 @@ from PIL import Image
 
 from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predictions
 from regraft.models.evaluation.judging import say_judged
+from regraft.models.report.formats import format_share
 from regraft.models.report.pictures import Picture, choose_examples, choose_mistakes, encode_thumbnail
 from regraft.models.report.plots import choose_ticks, draw_curves
-from regraft.models.report.report import ReportContent, choose_facts, format_share, render_report
+from regraft.models.report.report import ReportContent, choose_facts, render_report
 from regraft.models.report.tradeoff import draw_tradeoff
 from regraft.models.statistics.metrics import soften_logits
 
@@ -64,9 +65,13 @@ def make_content(classes=3, n=60, names=None) -> ReportContent:
     p = soften_logits(logits, 1.2)
     pixels = rng.integers(0, 256, (n, 40, 40, 3), dtype=np.uint8)
     part = dict.fromkeys(names, 7)
+    row = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}
+    row |= {"plain": 0.8, "plain_low": 0.7, "plain_high": 0.9, "gain": 0.1, "gain_low": 0.05, "gain_high": 0.15}
+    shifts = [row | {"name": name, "describes": "in figures"} for name in ("as they are", "half the light")]
+    metrics = evaluate_predictions(p, labels, names, EvaluateConfig(bootstrap=100), logits=logits)
     return ReportContent(
         name="strip",
-        metrics=evaluate_predictions(p, labels, names, EvaluateConfig(bootstrap=100), logits=logits),
+        metrics=metrics | {"shifts": {"n": 40, "of": n, "confidence": 0.95, "rows": shifts}},
         backbone={"name": "test_resnet.r160_in1k", "sha256": "a" * 64, "licence": "apache-2.0", "source": "mirror"},
         verdict="exported",
         reason="the probe was kept",
@@ -87,6 +92,7 @@ def make_content(classes=3, n=60, names=None) -> ReportContent:
         training={"kept": "probe"},
         examples=gather_pictures(choose_examples(p, labels), pixels, labels, names, probabilities=p),
         mistakes=gather_pictures(choose_mistakes(p, labels), pixels, labels, names, probabilities=p),
+        shifted=gather_pictures([0], pixels, [0], ["half the light"]),
         parity={"n": n, "max_abs_diff": 1e-7, "argmax_equal": True, "threshold": 1e-3},
         certificate={"decision": "helps", "reason": "better than scratch"},
         lineage={"dataset": "b" * 64},
@@ -132,13 +138,22 @@ def test_the_search_for_requests_finds_a_planted_one(page, planted):
 
 def test_every_section_is_there_and_leaves_with_its_data(page, content, tmp_path):
     full = Page(page).headings
-    assert len(full) == 14
-    bare = Page(render_report(tmp_path, ReportContent(name="bare", metrics=content.metrics)).read_text()).headings
+    assert len(full) == 15
+    metrics = {name: value for name, value in content.metrics.items() if name != "shifts"}
+    bare = Page(render_report(tmp_path, ReportContent(name="bare", metrics=metrics)).read_text()).headings
     assert bare == ["Scores", "Per class", "Confusion", "Does it mean what it says?"]
     for name, heading in (("quarantine", "Quarantine"), ("mistakes", "The worst mistakes"), ("history", None)):
         less = dataclasses.replace(content, **{name: ()})
         headings = Page(render_report(tmp_path, less).read_text()).headings
         assert [gone for gone in full if gone not in headings] == ([heading] if heading else [])
+
+
+def test_what_it_keeps_under_another_lamp_stands_before_the_certificate(page):
+    text = " ".join(" ".join(Page(page).words).split())
+    assert "With half the light 90.0 % of the answers are right (80.0 – 95.0 %), without views 80.0 % would be." in text
+    assert "40 of the 60 held-out images, changed at the size" in text
+    headings = Page(page).headings
+    assert headings.index("Under another lamp or camera") + 1 == headings.index("Did transfer help?")
 
 
 def test_the_headline_says_accuracy_interval_and_what_was_checked(page, content):

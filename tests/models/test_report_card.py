@@ -7,11 +7,13 @@ from regraft.models.evaluation.evaluate import EvaluateConfig, evaluate_predicti
 from regraft.models.export.model_card import Origins, escape_markdown, render_card
 
 
-def make_card(names=("ant", "bee"), groups=None, lineage=None, **more) -> str:
+def make_card(names=("ant", "bee"), groups=None, lineage=None, shifts=None, **more) -> str:
     labels = np.array([0] * 40 + [1] * 10)
     p = np.eye(2)[labels] * 0.8 + 0.1
     p[[0, 45]] = p[[0, 45], ::-1]
     metrics = evaluate_predictions(p, labels, list(names), EvaluateConfig(bootstrap=100), groups=groups)
+    if shifts:
+        metrics["shifts"] = shifts
     origins = Origins({"name": "net.a", "licence": "mit"}, lineage=lineage or {})
     return render_card(name="insects", metrics=metrics, origins=origins, **more)
 
@@ -55,3 +57,17 @@ def test_a_label_cannot_open_a_tag_a_cell_or_a_heading():
     assert all(
         line.count("|") == line.count("\\|") + 7 for line in card.splitlines() if "script" in line and "| 40" in line
     )
+
+
+def test_the_hardest_change_of_lamp_or_camera_is_a_limit_and_images_as_they_are_are_none():
+    names = ("as they are", "half the light", "a cheap camera")
+    rows = [
+        {"name": name, "describes": "so", "accuracy": share, "accuracy_low": share - 0.1, "accuracy_high": share + 0.1}
+        for name, share in zip(names, (0.2, 0.9, 0.7), strict=True)
+    ]
+    card = make_card(shifts={"n": 40, "rows": rows})
+    hardest = (
+        "Of 2 changes of lamp, lens and sensor the hardest is a cheap camera (so): accuracy 0.7000 [0.6000, 0.8000]"
+    )
+    assert hardest in card
+    assert "changes of lamp" not in make_card()
