@@ -3,6 +3,7 @@
 Two sorts: changes of acquisition, which never change a label, and mirrorings, which may; those are tried first.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,8 @@ from regraft.models.views.view import View, limit_light, plan_views
 
 GIVEN_AWAY = 0.003
 """Of the balanced accuracy on images as they are that views may cost."""
+CHANCE = 1.645
+"""Standard errors of a difference that chance exceeds on one side in one case of twenty."""
 MIRRORED = 128
 """Images that mirrorings are tried on."""
 SAFE_LOSS = 0.25
@@ -95,18 +98,22 @@ def try_mirrors(
 def judge_views(trial: ViewTrial, labels: np.ndarray, views: list[View]) -> HeadFigures:
     """Return whether the head is fitted on ``views``: more is right under shifts, and next to nothing lost without.
 
-    Next to nothing: at most ``GIVEN_AWAY`` of the balanced accuracy, or a log loss that is no higher; one image of
-    fifty is more than the former and says nothing.
+    Next to nothing: at most ``GIVEN_AWAY`` of the balanced accuracy, or a loss that chance would make in one case of
+    twenty, or a log loss that is no higher; one image of fifty is more than the first and says nothing.
     """
 
     def rate(logits: np.ndarray) -> float:
         return weigh_total(rate_hits(logits, labels), labels)
 
     clean, clean_plain = rate(trial.viewed[0]), rate(trial.plain[0])
+    turned = rate_hits(trial.viewed[0], labels).astype(float) - rate_hits(trial.plain[0], labels)
+    known, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    by_chance = CHANCE * math.sqrt(float(np.sum((turned / (len(known) * counts[places])) ** 2)))
     shifted = float(np.mean([rate(each) for each in trial.viewed[1:]]))
     shifted_plain = float(np.mean([rate(each) for each in trial.plain[1:]]))
     losses = [sum_log_loss(each[0].astype(np.float64), labels) for each in (trial.viewed, trial.plain)]
-    kept = shifted > shifted_plain and (clean >= clean_plain - GIVEN_AWAY or losses[0] <= losses[1])
+    spared = clean >= clean_plain - max(GIVEN_AWAY, by_chance) or losses[0] <= losses[1]
+    kept = shifted > shifted_plain and spared
     words = (
         f"out of fold, on changed copies of the images a head fitted on {len(views)} views of each answers "
         f"{100 * shifted:.1f} % rightly and the plain head {100 * shifted_plain:.1f} %; on the images as they are "

@@ -19,6 +19,8 @@ LARGEST = {
 """Of each change at strength 1; gamma, contrast and zoom are on a natural logarithm."""
 DARKEST, BRIGHTEST = 0.35, 1.7
 """Factors on the light at strength 1."""
+WORST_FILE, BEST_FILE = 15, 90
+"""Quality of the JPEG file at strength 1, and what it is drawn up to."""
 
 
 def draw_acquisition(
@@ -44,6 +46,7 @@ def draw_acquisition(
         return rng.uniform(0, reach, count) * some()
 
     reach = {name: value * strength for name, value in LARGEST.items()}
+    worst = BEST_FILE - (BEST_FILE - WORST_FILE) * strength
     low, high = np.log(DARKEST) * strength, np.log(max(brightest, 1.0)) * strength
     drawn = {
         "light": np.exp(rng.uniform(low, high, count) * some()),
@@ -56,7 +59,7 @@ def draw_acquisition(
         "blur": upwards(reach["blur"]),
         "noise": upwards(reach["noise"]),
         "zoom": np.exp(even(reach["zoom"])),
-        "quality": np.zeros(count),
+        "quality": np.where(some(), rng.uniform(worst, BEST_FILE, count), 0),
     }
     return Acquisition(**{name: values.astype(np.float32) for name, values in drawn.items()})
 

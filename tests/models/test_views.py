@@ -188,7 +188,13 @@ def answer(hits, labels):
 
 @pytest.mark.parametrize(
     ("clean", "clean_plain", "shifted", "shifted_plain", "kept"),
-    [(100, 100, 90, 60, True), (98, 100, 90, 60, False), (100, 98, 60, 60, False), (100, 100, 50, 60, False)],
+    [
+        (100, 100, 90, 60, True),
+        (99, 100, 90, 60, True),
+        (98, 100, 90, 60, False),
+        (100, 98, 60, 60, False),
+        (100, 100, 50, 60, False),
+    ],
 )
 def test_views_may_not_cost_what_they_do_not_earn(clean, clean_plain, shifted, shifted_plain, kept):
     labels = np.arange(200) % 2
