@@ -1,7 +1,7 @@
 """What one candidate backbone shows on a small labelled sample, all of it from one pass over the pixels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,8 @@ TRIAL_IMAGES = 120
 """Images on which the source's BatchNorm statistics are compared with the target's, and ways to a square with each
 other; the choice is coarse and should not cost a second whole pass."""
 
+ENOUGH_COMPARED = 2
+"""Candidates after which a clear answer about the statistics stands for the others."""
 DEALT_IMAGES = 300
 MOST_REPEATS = 10
 """Fewer images than the first are dealt into folds again and again until so many answers are given, or so often: with
@@ -97,6 +99,7 @@ class Rating:
         scores: Scores that need no training.
         adapt_images: Images that its BatchNorm statistics were re-estimated on; 0 keeps the source's.
         groups: ``(N,)`` integers, equal for images that belong together; None where each is one by itself.
+        lead: Of the re-estimated statistics over the source's, in standard errors; None where they were not compared.
     """
 
     backbone: Backbone
@@ -107,6 +110,7 @@ class Rating:
     scores: Scores
     adapt_images: int
     groups: np.ndarray | None = None
+    lead: float | None = None
 
     def hits(self, labels: np.ndarray) -> np.ndarray:
         """Return whether the probe names each held-out image rightly, ``(N,)`` bool."""
@@ -169,7 +173,19 @@ def rate_backbone(backbone: Backbone, fit: SquareFit, ground: Ground, adapt_imag
         folds=Folds(config.folds, count_repeats(len(labels)), config.seed, groups),
     )
     scores = score_all(features.values, labels, groups)
-    return Rating(backbone, ground.preprocess(backbone, fit), frozen, features, probe, scores, adapted, groups)
+    return Rating(
+        backbone, ground.preprocess(backbone, fit), frozen, features, probe, scores, adapted, groups, chosen.lead
+    )
+
+
+def settle_statistics(leads: Iterable[float | None]) -> bool:
+    """Say whether the source's BatchNorm statistics are settled for whoever is rated next, by the ``Rating.lead`` of all.
+
+    They are once two candidates were compared and all of them did worse by more than one standard error under the
+    target's: whether images ask for other statistics is mostly a matter of the images. Decision 41.
+    """
+    known = [lead for lead in leads if lead is not None]
+    return len(known) >= ENOUGH_COMPARED and max(known) < -1
 
 
 def count_repeats(images: int) -> int:
@@ -186,12 +202,14 @@ class ChosenStatistics:
         adapted: Images that its statistics were re-estimated on; 0 for the source's.
         rows: Of the images, that it was tried on; empty where nothing was compared.
         known: The features of those rows.
+        lead: Of the re-estimated statistics over the source's, in standard errors.
     """
 
     frozen: FrozenBackbone
     adapted: int
     rows: np.ndarray
     known: Features | None = None
+    lead: float | None = None
 
     def embed(self, pixels: np.ndarray) -> Features:
         """Return the features of all images ``(N, S, S, 3)``; those that are known are not computed again."""
@@ -232,6 +250,7 @@ def choose_statistics(backbone: Backbone, pixels: np.ndarray, ground: Ground, ad
     gain = losses[0] - losses[1]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain) / weigh_lead(gain, groups).effect))
     logger.info("statistics tried name=%s gain=%.4f error=%.4f", backbone.name, gain.mean(), error)
-    if gain.mean() > error:
-        return ChosenStatistics(target, adapt_images, rows, shown[1])
-    return ChosenStatistics(source, 0, rows, shown[0])
+    lead = float(gain.mean()) / max(error, 1e-12)
+    if lead > 1:
+        return ChosenStatistics(target, adapt_images, rows, shown[1], lead)
+    return ChosenStatistics(source, 0, rows, shown[0], lead)

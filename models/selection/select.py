@@ -30,7 +30,7 @@ from regraft.models.selection.decide import (
 )
 from regraft.models.selection.eligibility import EligibleBackbone, SelectionError, admit
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
-from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone
+from regraft.models.selection.rating import TRIAL_IMAGES, Ground, PixelsFor, Rating, rate_backbone, settle_statistics
 from regraft.models.selection.result import Candidate, FitTrial, SelectConfig, Selection
 from regraft.models.selection.successive_halving import (
     MOST_CANDIDATES,
@@ -230,10 +230,12 @@ def rate_all(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Rating]:
     """Return what every candidate shows on the sample."""
-    ratings = {}
+    ratings: dict[str, Rating] = {}
     for done, (name, entry) in enumerate(entries.items()):
         began = time.monotonic()
-        ratings[name] = rate_backbone(entry.backbone, fit, ground, ground.config.adapt_images)
+        settled = settle_statistics(rating.lead for rating in ratings.values())
+        adapt_images = 0 if settled else ground.config.adapt_images
+        ratings[name] = rate_backbone(entry.backbone, fit, ground, adapt_images)
         ratings[name].frozen.release()
         logger.info("candidate rated name=%s seconds=%.1f", name, time.monotonic() - began)
         if progress is not None:

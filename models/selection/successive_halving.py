@@ -156,10 +156,11 @@ def run_trial(
     )
     steps, probe = 0, rating.probe.logits
     for train, held in splits:
-        tuned[held], steps = tune_fold(rating, pixels, labels, train, held, share)
+        found, steps = tune_fold(rating, pixels, labels, train, held, share)
         if not steps:
             tuned = probe
             break
+        tuned[held] = found
     rating.frozen.release()
     better = tuned if steps and leads(tuned, probe, labels, rating.groups) else probe
     return better, float(np.mean(rate_hits(tuned, labels))), steps
@@ -185,7 +186,7 @@ def tune_fold(
 ) -> tuple[np.ndarray, int]:
     """Return the logits ``(len(held), K)`` of a network fine-tuned on ``train``, and the steps its plan affords.
 
-    The rating is left as it was.
+    Without a step there are no logits. The rating is left as it was.
     """
     features, device = rating.features, choose_device(config.device)
     probe = fit_probe(
@@ -198,12 +199,14 @@ def tune_fold(
     classifier = build_classifier(
         rating.frozen.network, rating.frozen.normalization, features.widths, len(probe.bias), device
     )
+    data = TrainingData(pixels, labels.astype(np.int64), train, held)
+    plan = make_plan(classifier, data, pixels.shape[1], config, device)
+    if not plan.steps:
+        return np.empty((0, len(probe.bias)), np.float32), 0
     before = copy_state(classifier)
     classifier.load_probe(probe)
-    data = TrainingData(pixels, labels.astype(np.int64), train, held)
     with tempfile.TemporaryDirectory() as folder, deterministic_kernels(), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        plan = make_plan(classifier, data, pixels.shape[1], config, device)
         resume = ResumeFolder(Path(folder), "trial")
         try:
             run = train_from(classifier, data, plan, config, resume, None)

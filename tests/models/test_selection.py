@@ -8,7 +8,7 @@ import torch
 from regraft.models.backbones.network import BackboneError
 from regraft.models.selection.candidates import SelectionError, find_objection, list_fits, profile_aspects, sample_rows
 from regraft.models.selection.decide import decide
-from regraft.models.selection.rating import count_repeats
+from regraft.models.selection.rating import count_repeats, settle_statistics
 from regraft.models.selection.result import Candidate, SelectConfig, load_selection, save_selection
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.selection.successive_halving import Trial, choose_candidates, leads
@@ -83,6 +83,21 @@ def test_the_favourite_always_starts_and_three_at_least():
 
 def test_the_fewer_the_images_the_oftener_they_are_dealt():
     assert [count_repeats(images) for images in (4, 30, 70, 150, 299, 300, 1000)] == [10, 10, 4, 2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("leads", "settled"),
+    [
+        ([], False),
+        ([-3.0], False),
+        ([-3.0, -2.0], True),
+        ([None, -3.0, None, -2.0], True),  # who has no BatchNorm says nothing
+        ([-3.0, -0.5], False),
+        ([-3.0, -2.0, 1.5], False),
+    ],
+)
+def test_two_clear_losses_settle_the_statistics_and_one_gain_never_does(leads, settled):
+    assert settle_statistics(leads) == settled
 
 
 def test_gates_name_what_they_refuse():
