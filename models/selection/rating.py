@@ -179,7 +179,7 @@ def rate_backbone(backbone: Backbone, fit: SquareFit, ground: Ground, adapt_imag
 
 
 def settle_statistics(leads: Iterable[float | None]) -> bool:
-    """Say whether the source's BatchNorm statistics are settled for whoever is rated next, by the ``Rating.lead`` of all.
+    """Say whether the source's BatchNorm statistics are settled for whoever is rated next, by the leads of the others.
 
     They are once two candidates were compared and all of them did worse by more than one standard error under the
     target's: whether images ask for other statistics is mostly a matter of the images. Decision 41.
