@@ -6,8 +6,10 @@ from benchmarks.camera_change import measure_camera_change
 from benchmarks.certificate_rates import measure_certificates
 from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
+from benchmarks.forecasts import measure_forecasts
 from benchmarks.gate_rates import measure_gate
 from benchmarks.interval_coverage import measure_intervals
+from benchmarks.kills import measure_kills
 from benchmarks.main_job import measure_main_job
 from benchmarks.retrainings import measure_retrainings
 from benchmarks.selection_quality import measure_selection
@@ -24,6 +26,8 @@ BENCHMARKS = {
     "camera-change": measure_camera_change,
     "gate": measure_gate,
     "retrainings": measure_retrainings,
+    "forecasts": measure_forecasts,
+    "kills": measure_kills,
 }
 
 
