@@ -87,9 +87,9 @@ def measure_forecasts(_: list[str]) -> int:
         "# The forecast",
         "",
         "`python -m benchmarks forecasts`: ten runs, everything at its default, those of real images with six "
-        "backbones in the mirror beside the embedded one. The forecast is a span: its low end if a linear probe settles "
-        "it, its high end if everything is trained. The miss is the distance from the span, as a share of the real "
-        "seconds of the whole process.",
+        "backbones in the mirror beside the embedded one. The forecast is a span: its low end if a linear probe "
+        "settles it, its high end if everything is trained. The miss is the distance from the span, as a share of the "
+        "real seconds of the whole process.",
         "",
         *describe_machine(),
         "",

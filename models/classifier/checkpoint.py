@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
@@ -80,6 +81,11 @@ class Classifier(nn.Module):
         # Not folded into the head: a dead channel's tiny deviation would explode the weights that training moves.
         return self.head((embedding - self.feature_mean) / self.feature_std)
 
+    def adjust(self, offsets: np.ndarray) -> None:
+        """Subtract ``offsets`` ``(K,)`` from the logits, for good."""
+        with torch.no_grad():
+            self.head.bias -= torch.from_numpy(offsets).to(self.head.bias)
+
     def load_probe(self, probe: Probe) -> None:
         """Take standardiser and head from a fitted probe."""
         with torch.no_grad():
@@ -133,6 +139,26 @@ class HeadFigures(BaseModel, frozen=True, extra="forbid"):
     reason: str = "views of the images were not asked for"
 
 
+class ImbalanceFigures(BaseModel, frozen=True, extra="forbid"):
+    """What was made of classes of different size: on training images held out fold by fold.
+
+    Attributes:
+        ratio: Images of the largest class over those of the smallest.
+        way: "logit_adjustment" answers as if all classes were equally frequent.
+        balanced_plain, balanced_adjusted: Balanced accuracy, 0-1, without and with; None where it was not tried.
+        worst_plain, worst_adjusted: Likewise the recall of the class with the least.
+        reason: In words.
+    """
+
+    ratio: float = 1.0
+    way: Literal["plain", "logit_adjustment"] = "plain"
+    balanced_plain: float | None = None
+    balanced_adjusted: float | None = None
+    worst_plain: float | None = None
+    worst_adjusted: float | None = None
+    reason: str = "not asked for"
+
+
 class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     """Everything about a checkpoint that is not a weight.
 
@@ -165,6 +191,7 @@ class CheckpointInfo(BaseModel, frozen=True, extra="forbid"):
     p_value: float
     strength: float
     head: HeadFigures = HeadFigures()
+    imbalance: ImbalanceFigures = ImbalanceFigures()
     temperature: float
     validation: dict[str, ValidationFigures]
     weights_sha256: str = ""

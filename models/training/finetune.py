@@ -137,7 +137,8 @@ def plan_from(
     adapted = min(adapt_images, len(data.train)) if list_batchnorms(classifier.backbone) else 0
     device, held = classifier.head.weight.device, data.validation
     plan = make_plan(classifier, data, data.pixels.shape[1], config, device, adapted)
-    plan = spare_training(plan, rate_hits(start.logits, data.labels[held]), data.take_groups(held))
+    answered = start.logits - start.list_offsets(data.labels[data.train])
+    plan = spare_training(plan, rate_hits(answered, data.labels[held]), data.take_groups(held))
     logger.info("training plan steps=%d views=%d reason=%s", plan.steps, plan.views, plan.reason)
     return plan
 
@@ -225,9 +226,12 @@ def keep_better(
     logits, share = {"probe": start.logits}, 0.0
     if run.mean:
         share, logits["finetuned"] = load_blend(classifier, data, plan, probed, run.mean)
+    offsets = start.list_offsets(data.labels[data.train])
+    logits = {kind: values - offsets for kind, values in logits.items()}
     choice = choose_weights({kind: rate_hits(values, labels) for kind, values in logits.items()}, plan, groups)
     if choice.kept == "finetuned":
-        temperature = fit_temperature(logits["finetuned"], labels)
+        classifier.adjust(offsets)
+        temperature = fit_temperature(logits["finetuned"], labels, alike=bool(offsets.any()))
     else:
         classifier.load_state_dict(probed)
         temperature, plain_head = refit_probe(classifier, data, start)
@@ -243,6 +247,7 @@ def keep_better(
         "batchnorm": describe_batchnorm(classifier, trained and choice.kept == "finetuned"),
         "strength": start.probe.c,
         "head": start.head,
+        "imbalance": start.imbalance,
         "temperature": temperature,
         "validation": {kind: rate_logits(values, labels, groups) for kind, values in logits.items()},
     }

@@ -13,6 +13,7 @@ from regraft.models.classifier.checkpoint import HeadFigures
 from regraft.models.features.linear_probe import Probe, sum_log_loss
 from regraft.models.features.view_probe import ViewTrial
 from regraft.models.statistics.merits import rate_hits, weigh_total
+from regraft.models.training.imbalance import Imbalance
 from regraft.models.views.view import View, limit_light, plan_views
 
 GIVEN_AWAY = 0.003
@@ -34,6 +35,9 @@ class HeadConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstring
     """Passes through the backbone that all views may cost; of more images than that there is one view each."""
     strength: float = Field(1.0, gt=0, le=1)
     """How far the changes go; at 1 down to a third of the light, and to a blur of a hundredth of the side."""
+    imbalance: Imbalance = "auto"
+    """What is made of classes of different size: "logit_adjustment" answers as if all were equally frequent, "plain" as
+    they are, "auto" the first where held-out training images speak for it."""
     mirror: bool = True
     """Whether images may be mirrored too, where held-out images show that no class is taken for another then."""
 

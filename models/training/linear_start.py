@@ -1,11 +1,11 @@
 """Where fine-tuning starts: a linear probe on kept features; and what becomes of that probe when it is the one kept."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 
-from regraft.models.classifier.checkpoint import Classifier
+from regraft.models.classifier.checkpoint import Classifier, ImbalanceFigures
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.cache import FrozenBackbone
 from regraft.models.features.linear_probe import Folds, Probe, cross_validate, fit_probe, sum_log_loss
@@ -19,6 +19,7 @@ from regraft.models.training.head_views import (
     plan_head_views,
     try_mirrors,
 )
+from regraft.models.training.imbalance import judge_imbalance, list_offsets
 from regraft.models.training.temperature import fit_temperature
 from regraft.models.views.view import View
 
@@ -38,6 +39,8 @@ class Start:
         rare_weight: With which the probe was fitted.
         mirrors: Whether images mirrored left to right, and top to bottom, are still of their class; None if untried.
         head: How the views were decided on.
+        imbalance: How it was decided whether rare classes are answered oftener. The probe and its logits are as they
+            were fitted all the same.
     """
 
     probe: Probe
@@ -50,6 +53,13 @@ class Start:
     rare_weight: float
     mirrors: tuple[bool, bool] | None
     head: HeadFigures
+    imbalance: ImbalanceFigures
+
+    def list_offsets(self, labels: np.ndarray) -> np.ndarray:
+        """Return what is subtracted from the logits ``(K,)`` of a head fitted on ``labels`` in the end."""
+        classes = len(self.probe.bias)
+        adjusts = self.imbalance.way == "logit_adjustment"
+        return list_offsets(labels, classes) if adjusts else np.zeros(classes, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,7 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
     widths, labels, train = tuple(snapshot.info["widths"]), data.labels[data.train], values["train"]
     weighing = {"classes": classes, "widths": widths, "rare_weight": config.rare_weight}
     found = cross_validate(train, labels, folds=fold_train(data), **weighing)
-    head, viewed_c = HeadFigures(), found.c
+    head, viewed_c, said = HeadFigures(), found.c, found.logits
     everything = np.concatenate([train, values["held"]])
     problem = ProbeProblem(classes, widths, config.rare_weight, fold_train(data))
     views = values.get("views", np.empty((0, *everything.shape), np.float32))
@@ -119,7 +129,7 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
         taught = views[:, : len(train)]
         trial = cross_validate_views(train, taught, labels, problem, found.c)
         head = judge_views(trial, labels, [View(**view) for view in snapshot.info["views"]])
-        viewed_c, views = trial.c, views[: head.views]
+        viewed_c, views, said = trial.c, views[: head.views], (trial.viewed if head.views else trial.plain)[0]
     elif config.head.views:
         head = head.model_copy(
             update={"reason": "a class has a single training image: nothing could be held out to decide on views"}
@@ -132,7 +142,10 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
     logits = probe.score(values["held"]).astype(np.float32)
     mirrors = snapshot.info["mirrors"]
     shapes = (found.c, widths, everything, views)
-    return Start(probe, *shapes, logits, loss, config.rare_weight, mirrors and tuple(mirrors), head)
+    # Whoever weighs rare classes in the loss has answered the question already.
+    wanted = "plain" if config.rare_weight else config.head.imbalance
+    imbalance = judge_imbalance(said, labels, classes, wanted)
+    return Start(probe, *shapes, logits, loss, config.rare_weight, mirrors and tuple(mirrors), head, imbalance)
 
 
 def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> tuple[float, Probe | None]:
@@ -148,11 +161,15 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> tup
     classes, c = len(start.probe.bias), start.probe.c
     folds = Folds(groups=data.take_groups(np.concatenate([data.train, data.validation])))
     weighing = {"classes": classes, "widths": start.widths, "rare_weight": start.rare_weight}
+    offsets, plain = start.list_offsets(labels), None
     if len(start.views):
         problem = ProbeProblem(classes, start.widths, start.rare_weight, folds)
         said = hold_out_views(start.features, start.views, labels, problem, c)
         classifier.load_probe(fit_view_probe(start.features, start.views, labels, problem, c))
-        return fit_temperature(said, labels), fit_probe(start.features, labels, c=start.plain_c, **weighing)
-    found = cross_validate(start.features, labels, cs=[c], folds=folds, **weighing)
-    classifier.load_probe(fit_probe(start.features, labels, c=c, **weighing))
-    return fit_temperature(found.logits, labels), None
+        plain = fit_probe(start.features, labels, c=start.plain_c, **weighing)
+        plain = replace(plain, bias=plain.bias - offsets)
+    else:
+        said = cross_validate(start.features, labels, cs=[c], folds=folds, **weighing).logits
+        classifier.load_probe(fit_probe(start.features, labels, c=c, **weighing))
+    classifier.adjust(offsets)
+    return fit_temperature(said - offsets, labels, alike=bool(offsets.any())), plain

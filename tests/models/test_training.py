@@ -19,6 +19,7 @@ from regraft.models.training.batches import PixelFeed
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune
+from regraft.models.training.head_views import HeadConfig
 from regraft.models.training.loop import (
     TrainingDiverged,
     TrainingSetup,
@@ -32,7 +33,7 @@ from regraft.serving.decoding.preprocess import PreprocessSpec
 
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)
 SPEC = PreprocessSpec(size_px=32, fit="squash", interpolation="bilinear")
-QUICK = FinetuneConfig(max_epochs=2, batch_size=8, device="cpu", threads=1)
+QUICK = FinetuneConfig(max_epochs=2, batch_size=8, device="cpu", threads=1, head=HeadConfig(views=0))
 
 
 def plan_of(steps, *, per_epoch=4, frozen=0, batch=8):
