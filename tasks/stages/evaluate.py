@@ -22,7 +22,7 @@ def evaluate(home: Workspace) -> None:
     def answer(part: Part) -> Answers:
         pixels = read_pixels(home, part.sha256s, info.preprocess)
         with show_progress("answering held-out images") as progress:
-            return answer_pixels(classifier, pixels, threads=config.threads, progress=progress)
+            return answer_pixels(classifier, pixels, device=config.device, threads=config.threads, progress=progress)
 
     test, held_out = read_part(home, "test"), read_part(home, "validation")
     said, targets = answer(test), test.targets
