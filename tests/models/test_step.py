@@ -98,6 +98,20 @@ def test_memory_that_runs_out_halves_the_parts_and_changes_nothing_else(data, ro
     assert_same_weights(whole, survived)
 
 
+def test_the_gradient_of_a_part_is_forgotten_when_the_next_one_does_not_fit(data):
+    class Filling(Cramped):
+        def forward(self, images):
+            if len(self.asked) == 1:  # the second part: the gradient of the first is there
+                self.asked.append(len(images))
+                raise torch.OutOfMemoryError("full")
+            return super().forward(images)
+
+    whole, _ = walk(data, Cramped())
+    survived, _ = walk(data, Filling(), micro=BATCH // 2)
+    assert survived.backbone.asked[:6] == [8, 8, 4, 4, 4, 4]
+    assert_same_weights(whole, survived)
+
+
 def test_one_image_that_does_not_fit_is_an_error_that_says_what_to_do(data):
     with pytest.raises(torch.OutOfMemoryError) as told:
         walk(data, Cramped(0))
@@ -150,6 +164,18 @@ def test_divergence_is_reported_with_its_epoch_and_the_weights_stay(data, tmp_pa
     with pytest.raises(TrainingDiverged, match=r"loss nan .*step 5 of 6, in epoch 2, learning rate"):
         run_training(classifier, setup, ResumeFolder(tmp_path, "k"), stop_s=60)
     assert bool(torch.isfinite(classifier.backbone.stem.weight).all())
+
+
+def test_what_a_device_has_not_told_yet_is_looked_at_when_it_is_settled(data):
+    _, stepper = walk(data, Cramped(), steps=3)
+    for place, figure in ((1, torch.tensor(torch.nan)), (2, torch.tensor(torch.inf))):
+        broken = list(stepper._unsettled)
+        broken[1] = tuple(figure if at == place else each for at, each in enumerate(broken[1]))
+        stepper._unsettled, before = broken, stepper._unsettled
+        with pytest.raises(TrainingDiverged, match="step 2 of 3, in epoch 1"):
+            stepper.settle()
+        stepper._unsettled = before
+    assert len(stepper.settle()) == 3
 
 
 def test_losses_are_settled_once(data):
@@ -214,6 +240,7 @@ def test_held_out_images_are_scored_in_float32_without_tf32_and_all_is_as_before
     assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_device_is_not_waited_for_between_two_settlings(data):
     device = torch.device("cuda")
