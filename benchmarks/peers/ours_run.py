@@ -33,7 +33,8 @@ from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
 from regraft.models.training.finetune import build_classifier, open_feed
 from regraft.models.training.linear_start import prepare_start
-from regraft.models.training.loop import TrainingSetup, run_training
+from regraft.models.training.loop import run_training
+from regraft.models.training.step import TrainingSetup
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
 from regraft.serving.files.durable import hash_file
 
@@ -78,9 +79,13 @@ class AskedFeed:
         if said["test_accuracy"] >= self._enough:
             raise Reached
 
-    def embed_rows(self, rows: np.ndarray, step: int) -> torch.Tensor:
+    def load_rows(self, rows: np.ndarray, step: int, following: np.ndarray | None = None) -> torch.Tensor:
         """As the feed does."""
-        return self._feed.embed_rows(rows, step)
+        return self._feed.load_rows(rows, step, following)
+
+    def embed(self, batch: torch.Tensor) -> torch.Tensor:
+        """As the feed does."""
+        return self._feed.embed(batch)
 
     def score_held(self, batch_size: int) -> np.ndarray:
         """As the feed does."""

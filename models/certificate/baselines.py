@@ -30,8 +30,9 @@ from regraft.models.training.batches import PixelFeed, score_images, seed_of
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import build_classifier
-from regraft.models.training.loop import TrainingDiverged, TrainingSetup, set_training_mode, take_step
+from regraft.models.training.loop import set_training_mode
 from regraft.models.training.optimizer import build_optimizer
+from regraft.models.training.step import Stepper, TrainingDiverged, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -204,11 +205,12 @@ def train_condition(classifier: Classifier, data: TrainingData, recipe: Finetune
     plan = make_plan(classifier, data, data.pixels.shape[1], recipe, classifier.head.weight.device)
     optimizer = build_optimizer(classifier, plan.frozen_groups, recipe.loop)
     feed = PixelFeed(classifier, data, recipe.loop.augment, recipe.seed)
-    setup = TrainingSetup(feed, data, plan, recipe.loop, recipe.seed)
+    stepper = Stepper(classifier, optimizer, TrainingSetup(feed, data, plan, recipe.loop, recipe.seed))
     set_training_mode(classifier, plan.batch_size)
     try:
         for step in range(plan.steps):
-            take_step(classifier, optimizer, setup, step)
+            stepper.take(step)
+        stepper.settle()
     except TrainingDiverged as exc:
         logger.warning("a trial of the certificate diverged and is not taken: %s", exc)
         return 0, plan.frozen_groups

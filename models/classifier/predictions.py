@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.device import DeviceName, choose_device, limit_threads, place_module
+from regraft.models.compute.device import DeviceName, choose_device, full_precision, limit_threads, place_module
 from regraft.models.features.extract import take_batch
 from regraft.serving.files.durable import write_bytes
 
@@ -54,7 +55,7 @@ def answer_pixels(
         classifier: A trained network; left in eval mode on the device.
         pixels: Images as ``regraft.serving.decoding.preprocess`` prepares them, usually a memory map.
         batch_size: Images at once.
-        device: Where to compute. The figures of a report are computed where they can be repeated: on a CPU.
+        device: Where to compute: on CUDA without TF32, so that other devices repeat all but the last digits.
         threads: CPU threads; another number gives other last digits.
         progress: Called with (images done, images in all).
 
@@ -66,11 +67,11 @@ def answer_pixels(
         raise ValueError("no images to answer: 0 were given.")
     target = choose_device(device)
     classifier = place_module(classifier, target).eval()
-    parts: list[tuple[np.ndarray, ...]] = []
-    with limit_threads(threads), torch.inference_mode():
+    parts: list[tuple[Tensor, ...]] = []
+    with limit_threads(threads), torch.inference_mode(), full_precision(target):
         for start in range(0, len(pixels), batch_size):
             rows = np.arange(start, min(start + batch_size, len(pixels)))
-            parts.append(tuple(part.cpu().numpy() for part in classifier(take_batch(pixels, rows, target))))
+            parts.append(classifier(take_batch(pixels, rows, target)))
             if progress is not None:
                 progress(int(rows[-1]) + 1, len(pixels))
-    return Answers(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return Answers(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))

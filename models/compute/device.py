@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
 import threadpoolctl
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -75,6 +76,41 @@ def choose_device(name: DeviceName) -> torch.device:
 def mixed_precision(device: torch.device) -> AbstractContextManager:
     """Return a context that computes in bfloat16 on CUDA and leaves a CPU at float32 (bf16 is slower there)."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 as it is meant inside the block: no autocast, and on CUDA no TF32 in products and kernels.
+
+    The endpoint serves float32. Whatever a choice, a threshold or a temperature is fitted on must be rounded as the
+    answers will be; TF32 keeps ten bits of a number, and cuDNN takes it for convolutions unless it is told not to.
+    """
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [each.fp32_precision for each in settings]
+    for each in settings:
+        each.fp32_precision = "ieee"
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for each, value in zip(settings, before, strict=True):
+            each.fp32_precision = value
+
+
+def send_array(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return ``array`` on ``device``; on a CPU it shares its memory, on CUDA the copy is under way when this returns.
+
+    From pinned memory the copy needs no waiting for the device, which is why small arrays come through here too.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return send_tensor(tensor, device)
+
+
+def send_tensor(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return ``tensor`` on ``device``, see ``send_array``."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -34,6 +34,8 @@ class EvaluateConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     """Confidence bins of the calibration error and the reliability diagram."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Two-sided coverage of every interval."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # compute.device.DeviceName: to import it is to import torch
+    """Where the network answers, in float32 on each; another device gives other last digits."""
     threads: int = Field(2, ge=1)
     """CPU threads; another number gives other last digits."""
     shift_images: int = Field(100, ge=0)

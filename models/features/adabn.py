@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import Compute, choose_device, mixed_precision, place_module
+from regraft.models.compute.device import Compute, choose_device, full_precision, place_module
 from regraft.models.features.extract import embed_batch, take_batch
 from regraft.models.features.frozen_pass import normalization_tensors
 
@@ -74,7 +74,7 @@ def average_batches(
 ) -> None:
     """Run the images through the network so that layers in train mode take their statistics."""
     mean, std = normalization_tensors(normalization, device)
-    with torch.inference_mode(), mixed_precision(device):
+    with torch.inference_mode(), full_precision(device):
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
             if start == 0 or 2 * len(chosen) >= batch_size:

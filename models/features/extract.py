@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import DeviceName, choose_device, is_convolutional
+from regraft.models.compute.device import DeviceName, choose_device, is_convolutional, send_array
 from regraft.models.features.frozen_pass import FrozenPass, normalise_pixels
 from regraft.models.views.view import Change
 
@@ -25,7 +25,7 @@ def take_batch(pixels: np.ndarray, rows: np.ndarray, device: torch.device) -> Te
         pixels: All images, ``(N, S, S, 3)`` uint8, usually a memory map: only the rows asked for are read.
         rows: Indices, any order.
     """
-    return torch.from_numpy(np.ascontiguousarray(pixels[rows])).to(device)
+    return send_array(pixels[rows], device)
 
 
 def embed_batch(backbone: nn.Module, batch: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ def extract_features(
         raise ValueError("no images to extract features from: 0 rows were given.")
     if not isinstance(backbone, FrozenPass):
         backbone = FrozenPass(backbone, normalization, pixels.shape[1], choose_device(device))
-    parts: list[np.ndarray] = []
+    parts: list[Tensor] = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = pixels[rows[start : start + BATCH_SIZE]]
-        parts.append(backbone.run(batch if change is None else change(batch, start)))
+        parts.append(backbone.embed(batch if change is None else change(batch, start)))
         if progress is not None:
             progress(min(start + BATCH_SIZE, len(rows)), len(rows))
-    return np.concatenate(parts)
+    return torch.cat(parts).cpu().numpy()  # the only waiting for a device

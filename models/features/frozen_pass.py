@@ -2,13 +2,14 @@
 
 import logging
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from regraft.models.backbones.network import Normalization
-from regraft.models.compute.device import is_convolutional, mixed_precision, place_module
+from regraft.models.compute.device import full_precision, is_convolutional, place_module, send_array, send_tensor
 from regraft.models.compute.onnx_runtime import start_session, take_graph
 
 logger = logging.getLogger(__name__)
@@ -66,20 +67,28 @@ class FrozenPass:
         self._network, self._device = place_module(network, device).eval(), device
         self._mean, self._std = normalization_tensors(normalization, device)
         self._channels_last = is_convolutional(network)
-        self._session = None if device.type != "cpu" else self._open_session(draw_images(size_px))
+        self._session: Any = None  # until one has answered as torch does
+        if device.type == "cpu":
+            self._session = self._open_session(draw_images(size_px))
         self.engine = TORCH if self._session is None else RUNTIME
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def run(self, batch: np.ndarray | Tensor) -> np.ndarray:
         """Return the rows of uint8 images ``(B, S, S, 3)``."""
-        if self._session is None:
-            return self._run_torch(batch)
-        return self._session.run(None, {"images": np.ascontiguousarray(batch)})[0]
+        return self.embed(batch).cpu().numpy()
 
-    def _run_torch(self, batch: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
-        with torch.inference_mode(), mixed_precision(self._device):
+    def embed(self, batch: np.ndarray | Tensor) -> Tensor:
+        """Return the rows of uint8 images ``(B, S, S, 3)`` where they were computed; on CUDA nothing is waited for.
+
+        In float32, without TF32: a served model computes so, and its head is fitted on these.
+        """
+        if self._session is not None:
+            images = batch.numpy() if isinstance(batch, Tensor) else batch
+            return torch.from_numpy(self._session.run(None, {"images": np.ascontiguousarray(images)})[0])
+        send = send_tensor if isinstance(batch, Tensor) else send_array
+        pixels = send(batch, self._device)
+        with torch.inference_mode(), full_precision(self._device):
             images = normalise_pixels(pixels, self._mean, self._std)
-            return self._network(images if self._channels_last else images.contiguous()).float().cpu().numpy()
+            return self._network(images if self._channels_last else images.contiguous()).float()
 
     def _open_session(self, sample: np.ndarray) -> object | None:
         """Return a session that answers ``sample`` as torch does, or None; the log says why."""
@@ -91,7 +100,7 @@ class FrozenPass:
         except Exception as exc:  # both raise what they like
             logger.info("%s stays with torch: no ONNX graph of it (%s)", name, type(exc).__name__, exc_info=True)
             return None
-        wanted = self._run_torch(sample)
+        wanted = self.run(sample)
         off = float(np.abs(got - wanted).max()) / max(float(np.abs(wanted).max()), 1e-12)
         if not off <= TOLERANCE:
             logger.warning("%s stays with torch: ONNX Runtime is off by %.2g, allowed %.2g", name, off, TOLERANCE)

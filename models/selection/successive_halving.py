@@ -25,7 +25,8 @@ from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import TrainingData
 from regraft.models.training.finetune import build_classifier, train_from
-from regraft.models.training.loop import TrainingDiverged, copy_state
+from regraft.models.training.loop import copy_state
+from regraft.models.training.step import TrainingDiverged
 
 logger = logging.getLogger(__name__)
 

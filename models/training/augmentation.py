@@ -4,6 +4,8 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from regraft.models.compute.device import send_tensor
+
 
 class AugmentConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
     """What may be done to a training image without changing its label."""
@@ -24,35 +26,41 @@ def augment_batch(pixels: Tensor, config: AugmentConfig, generator: torch.Genera
     """Return changed copies of uint8 images ``(B, S, S, 3)``; each draws its own change.
 
     Args:
-        pixels: On any device.
+        pixels: On any device; the change is computed there, from six numbers an image that are drawn on the CPU.
         config: What is allowed.
-        generator: On the CPU; decides everything, so equal states give equal images.
+        generator: On the CPU; decides everything, so equal states give equal images on every device.
     """
     batch, size = pixels.shape[0], pixels.shape[1]
-    rows = draw_indices(batch, size, config.shift_share, config.flip_vertical, generator).to(pixels.device)
-    columns = draw_indices(batch, size, config.shift_share, config.flip_horizontal, generator).to(pixels.device)
+    down, over, right, across, gain, stretch = send_tensor(draw_changes(batch, size, config, generator), pixels.device)
+    rows, columns = place_indices(size, down, over), place_indices(size, right, across)
     images = torch.arange(batch, device=pixels.device)[:, None, None]
     moved = pixels[images, rows[:, :, None], columns[:, None, :]]
-    gain = draw_factors(batch, config.brightness, generator).to(pixels.device)
-    stretch = draw_factors(batch, config.contrast, generator).to(pixels.device)
     if not (config.brightness or config.contrast):
         return moved
     values = moved.float()
     mean = values.mean(dim=(1, 2, 3), keepdim=True)
+    gain, stretch = gain[:, None, None, None], stretch[:, None, None, None]
     return ((values - mean) * stretch + mean * gain).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def draw_indices(batch: int, size: int, shift_share: float, flip: bool, generator: torch.Generator) -> Tensor:
+def draw_changes(batch: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Return what happens to each image, ``(6, B)`` float32, on the CPU.
+
+    Rows shifted by and mirrored (0 or 1), columns shifted by and mirrored, brightness and contrast as factors around 1.
+    """
+    reach = int(config.shift_share * size)
+    parts = []
+    for flip in (config.flip_vertical, config.flip_horizontal):
+        parts.append(torch.randint(-reach, reach + 1, (batch,), generator=generator).float())
+        parts.append((torch.rand(batch, generator=generator) < (0.5 if flip else 0.0)).float())
+    for strength in (config.brightness, config.contrast):
+        parts.append(1 + strength * (2 * torch.rand(batch, generator=generator) - 1))
+    return torch.stack(parts)
+
+
+def place_indices(size: int, shifts: Tensor, mirrored: Tensor) -> Tensor:
     """Return for each image which row (or column) to take at each place, ``(B, S)``: shifted, reflected, flipped."""
-    reach = int(shift_share * size)
-    shifts = torch.randint(-reach, reach + 1, (batch, 1), generator=generator)
-    mirrored = torch.rand(batch, 1, generator=generator) < (0.5 if flip else 0.0)
-    index = torch.arange(size)[None, :] + shifts
+    index = torch.arange(size, device=shifts.device)[None, :] + shifts.long()[:, None]
     index = torch.where(index < 0, -index, index)
     index = torch.where(index >= size, 2 * (size - 1) - index, index)
-    return torch.where(mirrored, size - 1 - index, index)
-
-
-def draw_factors(batch: int, reach: float, generator: torch.Generator) -> Tensor:
-    """Return a factor around 1 for each image, ``(B, 1, 1, 1)``."""
-    return 1 + reach * (2 * torch.rand(batch, 1, 1, 1, generator=generator) - 1)
+    return torch.where(mirrored[:, None] > 0, size - 1 - index, index)

@@ -15,9 +15,10 @@ from torch import Tensor
 from regraft.models.backbones.split import CutBackbone
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan
-from regraft.models.compute.device import mixed_precision
+from regraft.models.compute.device import full_precision, send_array
 from regraft.models.features.extract import take_batch
 from regraft.models.features.frozen_pass import FrozenPass
+from regraft.models.features.pixel_source import PixelSource, StreamedPixels, open_source
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
 from regraft.models.training.data import TrainingData
 from regraft.serving.files.durable import sync_folder
@@ -39,8 +40,11 @@ class Feed(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Make ready what epoch ``epoch`` (from 0) needs; the network is left in eval mode if it was used."""
 
-    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
-        """Return embeddings ``(B, D)`` of changed training images, with gradients."""
+    def load_rows(self, rows: np.ndarray, step: int, following: np.ndarray | None = None) -> Tensor:
+        """Return what is trained on in ``step``, one row an image, on the device; ``following`` comes in the next."""
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """Return embeddings ``(B, D)`` of some of these rows, with gradients."""
 
     def score_held(self, batch_size: int) -> np.ndarray:
         """Return logits ``(M, K)`` of the validation images, in eval mode, which is left on."""
@@ -51,19 +55,24 @@ class PixelFeed:
 
     def __init__(self, classifier: Classifier, data: TrainingData, augment: AugmentConfig, seed: int) -> None:
         self._classifier, self._data, self._augment, self._seed = classifier, data, augment, seed
+        rows = np.concatenate([data.train, data.validation])
+        self._source = open_source(data.pixels, rows, classifier.head.weight.device)
 
     def begin_epoch(self, epoch: int) -> None:
         """Nothing is kept."""
 
-    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
-        """Return embeddings of the images at ``rows``, changed as (seed, step) says."""
+    def load_rows(self, rows: np.ndarray, step: int, following: np.ndarray | None = None) -> Tensor:
+        """Return the images at ``rows``, changed as (seed, step) says."""
         generator = torch.Generator().manual_seed(seed_of(self._seed, 2, step))
-        batch = take_batch(self._data.pixels, rows, self._classifier.head.weight.device)
-        return self._classifier.embed(augment_batch(batch, self._augment, generator))
+        return augment_batch(self._source.take(rows, following), self._augment, generator)
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """Return embeddings of changed images."""
+        return self._classifier.embed(batch)
 
     def score_held(self, batch_size: int) -> np.ndarray:
         """Return the logits of the validation images."""
-        return score_images(self._classifier, self._data, self._data.validation, batch_size)
+        return score_source(self._classifier, self._source, self._data.validation, batch_size)
 
 
 class ActivationFeed:
@@ -96,25 +105,28 @@ class ActivationFeed:
         number = epoch % self._views
         self._view = self._open(f"view-{number}.npy", self._data.train, number)
 
-    def embed_rows(self, rows: np.ndarray, step: int) -> Tensor:
-        """Return embeddings of the kept activations at ``rows``."""
-        return self._embed(self._view[self._places[rows]])
+    def load_rows(self, rows: np.ndarray, step: int, following: np.ndarray | None = None) -> Tensor:
+        """Return the kept activations at ``rows``."""
+        return self._send(self._view[self._places[rows]])
+
+    def embed(self, batch: Tensor) -> Tensor:
+        """Return embeddings of kept activations."""
+        return self._cut.suffix(batch)
 
     def score_held(self, batch_size: int) -> np.ndarray:
         """Return the logits of the validation images from their kept activations."""
         self._classifier.eval()
         held = self._open("held.npy", self._data.validation, None)
         parts = []
-        device = self._classifier.head.weight.device
-        with torch.inference_mode(), mixed_precision(device):
+        with torch.inference_mode(), full_precision(self._device):
             for start in range(0, len(held), batch_size):
-                embedding = self._embed(held[start : start + batch_size]).float()
-                parts.append(self._classifier.score(embedding).float().cpu().numpy())
-        return np.concatenate(parts)
+                kept = np.array(held[start : start + batch_size])  # a copy: torch wants memory it may write to
+                parts.append(self._classifier.score(self.embed(self._send(kept))))
+        return torch.cat(parts).cpu().numpy()
 
-    def _embed(self, activations: np.ndarray) -> Tensor:
-        rows = torch.from_numpy(activations.astype(np.float32)).to(self._classifier.head.weight.device)
-        return self._cut.suffix(rows)
+    def _send(self, activations: np.ndarray) -> Tensor:
+        """Return activations on the device in single precision; they cross the bus as they are kept."""
+        return send_array(activations, self._device).float()
 
     def _open(self, name: str, rows: np.ndarray, view: int | None) -> np.ndarray:
         path = self._folder / name
@@ -141,7 +153,7 @@ class ActivationFeed:
         for start in range(0, len(rows), self._batch_size):
             batch = take_batch(self._data.pixels, rows[start : start + self._batch_size], self._device)
             batch = batch if view is None else augment_batch(batch, self._augment, generator)
-            values = frozen.run(batch.cpu().numpy())
+            values = frozen.run(batch)
             if number is np.float16 and not bool(np.abs(values).max() < HALF_LIMIT):
                 return False
             kept[start : start + len(values)] = values
@@ -162,11 +174,19 @@ class ActivationFeed:
 
 def score_images(classifier: Classifier, data: TrainingData, rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Return the logits ``(N, K)`` of the images at ``rows``, in eval mode, which is left on."""
+    source = StreamedPixels(data.pixels, classifier.head.weight.device)
+    return score_source(classifier, source, rows, batch_size)
+
+
+def score_source(classifier: Classifier, source: PixelSource, rows: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the logits ``(N, K)`` of the images of a source at ``rows``, in eval mode, which is left on.
+
+    In float32, as they will be served: epochs, heads and temperatures are chosen by them.
+    """
     classifier.eval()
-    device = classifier.head.weight.device
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     parts = []
-    with torch.inference_mode(), mixed_precision(device):
-        for start in range(0, len(rows), batch_size):
-            batch = take_batch(data.pixels, rows[start : start + batch_size], device)
-            parts.append(classifier.score(classifier.embed(batch).float()).float().cpu().numpy())
-    return np.concatenate(parts)
+    with torch.inference_mode(), full_precision(classifier.head.weight.device):
+        for chosen, following in zip(batches, [*batches[1:], None], strict=True):
+            parts.append(classifier.score(classifier.embed(source.take(chosen, following))))
+    return torch.cat(parts).cpu().numpy()

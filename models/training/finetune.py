@@ -34,8 +34,9 @@ from regraft.models.training.blending import SHARES, describe_share, load_blend
 from regraft.models.training.config import FinetuneConfig, make_plan
 from regraft.models.training.data import LabelledImages, TrainingData, gather_data
 from regraft.models.training.linear_start import Start, prepare_start, refit_probe
-from regraft.models.training.loop import TrainingRun, TrainingSetup, copy_state, run_training, set_training_mode
+from regraft.models.training.loop import TrainingRun, copy_state, run_training, set_training_mode
 from regraft.models.training.model_choice import choose_weights, format_history, rate_logits, spare_training
+from regraft.models.training.step import TrainingSetup
 from regraft.models.training.temperature import fit_temperature
 from regraft.serving.decoding.preprocess import PreprocessSpec
 

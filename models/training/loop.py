@@ -1,8 +1,8 @@
 """The training loop: from a classifier with a fitted head to the mean of its last epochs, resumable.
 
-Everything random is drawn from (seed, epoch) or (seed, step), so where a run was killed leaves no trace. What to
-train and how long is decided in ``models/compute/budget.py``; the choice between probe and result in
-``models/training/finetune.py``.
+Everything random is drawn from (seed, epoch) or (seed, step), so where a run was killed leaves no trace. One step is
+in ``step.py``; what to train and how long is decided in ``models/compute/budget.py``; the choice between probe and
+result in ``models/training/finetune.py``.
 """
 
 import logging
@@ -15,20 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from regraft.models.classifier.checkpoint import Classifier
-from regraft.models.compute.budget import TrainingPlan, scale_rate
-from regraft.models.compute.device import mixed_precision
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.linear_probe import sum_log_loss
-from regraft.models.statistics.class_weights import weigh_classes
 from regraft.models.statistics.merits import rate_hits
-from regraft.models.training.batches import Feed, seed_of
 from regraft.models.training.blending import add_to_mean, is_averaged
-from regraft.models.training.data import TrainingData
-from regraft.models.training.optimizer import LoopConfig, build_optimizer, pack_optimizer, unpack_optimizer
+from regraft.models.training.optimizer import build_optimizer, pack_optimizer, unpack_optimizer
+from regraft.models.training.step import Stepper, TrainingDiverged, TrainingSetup
 
 logger = logging.getLogger(__name__)
 
@@ -36,31 +31,6 @@ SAVE_EVERY_S = 10.0
 SAVING_PAYS = 10.0
 """An epoch's end is saved when so many times the last saving's seconds have passed: a short epoch is soon repeated."""
 MIN_BATCHNORM_BATCH = 32
-
-
-class TrainingDiverged(RuntimeError):  # noqa: N818
-    """The loss is not finite any more."""
-
-    exit_code = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSetup:
-    """What all steps of a run share.
-
-    Attributes:
-        feed: Where batches come from.
-        data: Images, labels and parts.
-        plan: How deep and how long.
-        config: How.
-        seed: Of order, augmentation and dropout.
-    """
-
-    feed: Feed
-    data: TrainingData
-    plan: TrainingPlan
-    config: LoopConfig
-    seed: int
 
 
 @dataclass
@@ -96,44 +66,6 @@ def set_training_mode(classifier: Classifier, batch_size: int) -> bool:
     for layer in layers:
         layer.train(layer in trained)
     return bool(trained)
-
-
-def take_step(classifier: Classifier, optimizer: torch.optim.AdamW, setup: TrainingSetup, step: int) -> float:
-    """Train on one batch; return its loss in nats.
-
-    Raises:
-        TrainingDiverged: If the loss or the gradient is not finite; the weights are then untouched by this step.
-    """
-    data, plan, config, seed = setup.data, setup.plan, setup.config, setup.seed
-    device = classifier.head.weight.device
-    epoch, place = divmod(step, plan.steps_per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(data.train)
-    rows = order[place * plan.batch_size : (place + 1) * plan.batch_size]
-    torch.manual_seed(seed_of(seed, 1, step))  # dropout and stochastic depth, where an architecture has them
-    labels = torch.from_numpy(data.labels[rows]).to(device)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * scale_rate(step, plan.steps, config.warmup_share)
-    with mixed_precision(device):
-        logits = classifier.score(setup.feed.embed_rows(rows, step))
-        weights = weigh_classes(data.labels[data.train], logits.shape[1], config.rare_weight)
-        loss = functional.cross_entropy(
-            logits.float(),
-            labels,
-            weight=None if weights is None else torch.from_numpy(weights).to(device),
-            label_smoothing=config.label_smoothing,
-        )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_([p for p in classifier.parameters() if p.requires_grad], config.clip_norm)
-    value = float(loss.detach())
-    if not (math.isfinite(value) and math.isfinite(float(norm))):
-        raise TrainingDiverged(
-            f"loss {value} and gradient norm {float(norm)} at step {step + 1} of {plan.steps}, learning rate "
-            f"{optimizer.param_groups[-1]['lr']:.2g} (head) and {optimizer.param_groups[0]['lr']:.2g} (first trained "
-            f"group). Lower finetune.loop.backbone_lr and head_lr, by ten say, and look for broken images or weights."
-        )
-    optimizer.step()
-    return value
 
 
 def copy_state(classifier: Classifier) -> dict[str, Tensor]:
@@ -203,6 +135,7 @@ def run_training(
     plan = setup.plan
     optimizer = build_optimizer(classifier, plan.frozen_groups, setup.config)
     run = restore_run(classifier, optimizer, resume)
+    stepper = Stepper(classifier, optimizer, setup)
     started = saved = time.monotonic()
     saving_s, before = 0.0, run.elapsed_s
     ready = -1
@@ -212,17 +145,20 @@ def run_training(
             setup.feed.begin_epoch(epoch)
             set_training_mode(classifier, plan.batch_size)
             ready = epoch
-        run.losses.append(take_step(classifier, optimizer, setup, run.step))
+        stepper.take(run.step)
         run.step += 1
         run.elapsed_s = before + time.monotonic() - started
         ended = run.step % plan.steps_per_epoch == 0
         if ended:
+            run.losses += stepper.settle()
             close_epoch(run, classifier, setup, optimizer.param_groups[-1]["lr"])
         since = time.monotonic() - saved
         if since > SAVE_EVERY_S or (ended and since > SAVING_PAYS * saving_s):
+            run.losses += stepper.settle()  # what has diverged is not saved
             save_run(run, classifier, optimizer, resume)
             saving_s, saved = time.monotonic() - saved - since, time.monotonic()
         if progress is not None:
             progress(run.step, plan.steps)
         run.cut = run.elapsed_s > stop_s and run.step < plan.steps
+    run.losses += stepper.settle()
     return run

@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.cost import group_by_depth
@@ -49,14 +49,18 @@ def build_optimizer(classifier: Classifier, frozen: int, config: LoopConfig) -> 
     default_lr, default_decay = (3e-4, 0.9) if is_convolutional(classifier.backbone) else (5e-5, 0.75)
     peak_lr, decay = config.backbone_lr or default_lr, config.layer_decay or default_decay
     deepest = max(groups.values(), default=0)
-    parts = []
+    # One group for each pair of rate and decay: a fused step is one kernel a group, not one a parameter.
+    parts: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in classifier.named_parameters():
         if parameter.requires_grad:
             group = groups.get(name.removeprefix("backbone."))
             peak = config.head_lr if group is None else peak_lr * decay ** (deepest - group)
-            shrink = config.weight_decay if parameter.ndim > 1 else 0.0
-            parts.append({"params": [parameter], "lr": peak, "peak": peak, "weight_decay": shrink})
-    return torch.optim.AdamW(parts, foreach=False)
+            parts.setdefault((peak, config.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    merged = [
+        {"params": members, "lr": peak, "peak": peak, "weight_decay": shrink}
+        for (peak, shrink), members in parts.items()
+    ]
+    return torch.optim.AdamW(merged, foreach=False, fused=classifier.head.weight.is_cuda)
 
 
 def pack_optimizer(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ INHERITED: dict[str, tuple[str, ...]] = {
     "split": ("seed",),
     "select": ("seed", "device", "threads"),
     "finetune": ("seed", "device", "threads", "loop"),
-    "evaluate": ("seed", "threads"),
+    "evaluate": ("seed", "device", "threads"),
     "certify": ("seed", "device", "threads", "loop"),
 }
 """Stages and the keys of ``common`` that their sections inherit; ``dvc.yaml`` lists the same for each stage."""

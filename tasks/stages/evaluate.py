@@ -25,7 +25,7 @@ def evaluate(home: Workspace) -> None:
 
     def answer(pixels: np.ndarray) -> Answers:
         with show_progress("answering held-out images") as progress:
-            return answer_pixels(classifier, pixels, threads=config.threads, progress=progress)
+            return answer_pixels(classifier, pixels, device=config.device, threads=config.threads, progress=progress)
 
     pixels = read_pixels(home, test.sha256s, info.preprocess)
     said, targets = answer(pixels), test.targets

@@ -61,7 +61,9 @@ def find_undeclared(source: str) -> list[str]:
     # Inside a function it runs after everything at the top; at the top itself, order is what matters.
     top = [node.lineno for node in tree.body if TIMID & {name.partition(".")[0] for name in _imported(node)}]
     before = min(top, default=float("inf"))
-    declared = {name for node in tree.body if node.lineno < before for name in _imported(node)}
+    # A program that also runs where regraft is not installed tries to.
+    steps = [step for node in tree.body for step in (node.body if isinstance(node, ast.Try) else [node])]
+    declared = {name for step in steps if step.lineno < before for name in _imported(step)}
     return [name for name in FIRST if name not in declared]
 
 
@@ -82,6 +84,8 @@ def test_a_module_that_forgets_the_declaration_is_found() -> None:
         "import timm\nimport regraft.models.compute.torchvision_gap\nimport regraft.serving.silence\n"
     ) == list(FIRST)
     assert find_undeclared("def f():\n    from timm import models\n") == list(FIRST)
+    tried = "try:\n    import regraft.models.compute.torchvision_gap\nexcept ImportError:\n    pass\nimport timm\n"
+    assert find_undeclared(tried) == ["regraft.serving.silence"]
     assert (
         find_undeclared("import regraft.models.compute.torchvision_gap\nimport regraft.serving.silence\nimport timm\n")
         == []

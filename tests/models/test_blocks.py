@@ -16,8 +16,9 @@ from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import ActivationFeed, PixelFeed
 from regraft.models.training.data import TrainingData
-from regraft.models.training.loop import TrainingSetup, run_training
+from regraft.models.training.loop import run_training
 from regraft.models.training.optimizer import LoopConfig
+from regraft.models.training.step import TrainingSetup
 
 ARCHITECTURES = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet")
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)

@@ -20,15 +20,10 @@ from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune
 from regraft.models.training.head_views import HeadConfig
-from regraft.models.training.loop import (
-    TrainingDiverged,
-    TrainingSetup,
-    run_training,
-    set_training_mode,
-    take_step,
-)
+from regraft.models.training.loop import run_training, set_training_mode
 from regraft.models.training.model_choice import Choice, choose_weights, spare_training
 from regraft.models.training.optimizer import LoopConfig, build_optimizer
+from regraft.models.training.step import Stepper, TrainingDiverged, TrainingSetup
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 STILL = AugmentConfig(flip_horizontal=False, shift_share=0, brightness=0, contrast=0)
@@ -76,7 +71,10 @@ def test_loss_falls_on_eight_images_that_can_be_memorised(task):
     classifier, optimizer = prepare(backbone, config=config)
     data = TrainingData(pixels, labels, np.arange(8), np.arange(8))
     setup = set_up(classifier, data, plan_of(40, per_epoch=1), config)
-    losses = [take_step(classifier, optimizer, setup, step) for step in range(40)]
+    stepper = Stepper(classifier, optimizer, setup)
+    for step in range(40):
+        stepper.take(step)
+    losses = stepper.settle()
     assert losses[0] == pytest.approx(np.log(3), abs=1e-4)  # an empty head knows nothing
     assert losses[-1] < 0.1
 
@@ -88,7 +86,7 @@ def test_frozen_groups_keep_every_bit_and_the_others_move(task):
     groups = group_by_depth(classifier.backbone)
     before = {name: value.clone() for name, value in classifier.backbone.state_dict().items()}
     data = TrainingData(pixels, labels, np.arange(36), np.arange(8))
-    take_step(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=32)), 0)
+    Stepper(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=32))).take(0)
     after = classifier.backbone.state_dict()
     assert {0, 1, 2, 3} <= set(groups.values())
     for name, group in groups.items():
@@ -105,7 +103,7 @@ def test_batchnorm_statistics_stay_put_in_small_batches(task, batch, moves):
     classifier, optimizer = prepare(backbone, batch=batch)
     before = [layer.running_var.clone() for layer in list_batchnorms(classifier.backbone)]
     data = TrainingData(pixels, labels, np.arange(36), np.arange(8))
-    take_step(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=batch)), 0)
+    Stepper(classifier, optimizer, set_up(classifier, data, plan_of(4, per_epoch=1, batch=batch))).take(0)
     after = [layer.running_var for layer in list_batchnorms(classifier.backbone)]
     assert all(torch.equal(a, b) != moves for a, b in zip(after, before, strict=True))
 
@@ -117,7 +115,9 @@ def test_rates_fall_with_depth_and_norms_are_not_decayed(task):
     expected = {LoopConfig().head_lr, *(3e-4 * 0.9 ** (deepest - i) for i in range(deepest + 1))}
     assert sorted(peaks) == pytest.approx(sorted(expected))
     for group in optimizer.param_groups:
-        assert (group["weight_decay"] == 0) == (group["params"][0].ndim == 1)
+        assert {parameter.ndim == 1 for parameter in group["params"]} == {group["weight_decay"] == 0}
+    kinds = [(group["peak"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert len(kinds) == len(set(kinds)) < len(list(classifier.parameters()))  # one group for each pair
 
 
 def test_a_loss_that_is_not_finite_ends_with_advice(task, tmp_path):
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_ends_with_advice(task, tmp_path):
         classifier.head.bias[0] = torch.nan
     data = TrainingData(pixels, labels, np.arange(36), np.arange(36, 54))
     before = classifier.head.weight.clone()
-    with pytest.raises(TrainingDiverged, match=r"nan .*step 1 of 8.*Lower finetune\.loop\.backbone_lr"):
+    with pytest.raises(TrainingDiverged, match=r"nan .*step 1 of 8, in epoch 1,.*Lower finetune\.loop\.backbone_lr"):
         run_training(
             classifier,
             set_up(classifier, data, plan_of(8), LoopConfig()),
