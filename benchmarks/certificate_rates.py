@@ -25,7 +25,7 @@ from benchmarks.machine import describe_machine
 from regraft.models.backbones.hub import Backbone
 from regraft.models.certificate.certify import certify
 from regraft.models.certificate.config import CertifyConfig
-from regraft.models.training.data import LabelledImages
+from regraft.models.heads.data import LabelledImages
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input
 from regraft.serving.files.durable import hash_file
 

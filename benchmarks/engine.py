@@ -20,13 +20,13 @@ from regraft.models.compute.device import Compute, deterministic_kernels, limit_
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import Features, FeatureStore, FrozenBackbone
 from regraft.models.features.linear_probe import CS, cross_validate, fit_probe
+from regraft.models.heads.data import LabelledImages, TrainingData
 from regraft.models.selection.candidates import describe_preprocess, sample_rows
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.selection.transferability import score_all
 from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune, train_from
 from regraft.serving.files.durable import hash_file
 

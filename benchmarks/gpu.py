@@ -169,8 +169,8 @@ def open_ours(job: Job) -> Run | None:
     from regraft.models.classifier.checkpoint import Classifier
     from regraft.models.compute.budget import TrainingPlan
     from regraft.models.compute.device import place_module
+    from regraft.models.heads.data import TrainingData
     from regraft.models.training.batches import PixelFeed
-    from regraft.models.training.data import TrainingData
     from regraft.models.training.loop import set_training_mode
     from regraft.models.training.optimizer import LoopConfig, build_optimizer
     from regraft.models.training.step import Stepper, TrainingSetup

@@ -24,13 +24,13 @@ from regraft.models.backbones.hub import Backbone
 from regraft.models.backbones.network import read_input
 from regraft.models.classifier.checkpoint import load_checkpoint
 from regraft.models.classifier.predictions import answer_pixels
+from regraft.models.heads.data import LabelledImages
 from regraft.models.prior.imagenet_accuracy import static_prior
 from regraft.models.selection.candidates import sample_rows
 from regraft.models.selection.decide import resample_mean
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.select import ImagesOnDemand, SelectionPaths, select_backbone
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import LabelledImages
 from regraft.models.training.finetune import FinetunePaths, finetune
 from regraft.serving.decoding.preprocess import PreprocessSpec
 from regraft.serving.files.durable import hash_file

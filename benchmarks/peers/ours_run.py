@@ -27,12 +27,12 @@ from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.device import Compute, deterministic_kernels, limit_threads
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
+from regraft.models.heads.data import TrainingData
+from regraft.models.heads.linear_start import prepare_start
 from regraft.models.selection.candidates import describe_preprocess
 from regraft.models.training.batches import Feed, score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import TrainingData
 from regraft.models.training.finetune import build_classifier, open_feed
-from regraft.models.training.linear_start import prepare_start
 from regraft.models.training.loop import run_training
 from regraft.models.training.step import TrainingSetup
 from regraft.serving.decoding.preprocess import PreprocessSpec, load_input

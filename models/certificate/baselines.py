@@ -23,12 +23,12 @@ from regraft.models.features.adabn import adapt_batchnorm
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.features.extract import extract_features
 from regraft.models.features.linear_probe import Folds, cross_validate, fit_probe, sum_log_loss
+from regraft.models.heads.data import LabelledImages, TrainingData
 from regraft.models.statistics.draws import choose_rows, mark_held
 from regraft.models.statistics.intervals import hold_together
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import PixelFeed, score_images, seed_of
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import build_classifier
 from regraft.models.training.loop import set_training_mode
 from regraft.models.training.optimizer import build_optimizer

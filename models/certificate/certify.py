@@ -28,9 +28,9 @@ from regraft.models.certificate.config import FEWEST_DRAWS, CertifyConfig, write
 from regraft.models.certificate.findings import SURE, compare_conditions, write_certificate
 from regraft.models.certificate.verdict import Certificate, decide_transfer
 from regraft.models.compute.device import deterministic_kernels, is_convolutional, limit_threads
+from regraft.models.heads.data import LabelledImages
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
-from regraft.models.training.data import LabelledImages
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,13 @@ import torch
 from regraft.models.compute.device import choose_device, deterministic_kernels
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.linear_probe import fit_probe, make_folds
+from regraft.models.heads.data import TrainingData
 from regraft.models.selection.candidates import SquareFit
 from regraft.models.selection.ranking import bootstrap_best
 from regraft.models.selection.rating import Ground, Rating, likelihoods, weigh_lead
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import score_images
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import TrainingData
 from regraft.models.training.finetune import build_classifier, train_from
 from regraft.models.training.loop import copy_state
 from regraft.models.training.step import TrainingDiverged

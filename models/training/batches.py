@@ -19,8 +19,8 @@ from regraft.models.compute.device import full_precision, send_array
 from regraft.models.features.extract import take_batch
 from regraft.models.features.frozen_pass import FrozenPass
 from regraft.models.features.pixel_source import PixelSource, StreamedPixels, open_source
+from regraft.models.heads.data import TrainingData
 from regraft.models.training.augmentation import AugmentConfig, augment_batch
-from regraft.models.training.data import TrainingData
 from regraft.serving.files.durable import sync_folder
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from torch import Tensor
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan
 from regraft.models.features.linear_probe import list_log_losses
+from regraft.models.heads.data import TrainingData
 from regraft.models.statistics.merits import measure_lead
 from regraft.models.training.batches import score_images
-from regraft.models.training.data import TrainingData
 
 AVERAGED = 1 / 3
 """Share of the epochs, the last ones, over which the mean is taken: the rate has fallen to a quarter by then."""

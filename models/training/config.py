@@ -15,9 +15,9 @@ from regraft.models.compute.budget import (
 )
 from regraft.models.compute.cost import count_work, group_by_depth
 from regraft.models.compute.device import DeviceName
-from regraft.models.training.data import TrainingData
-from regraft.models.training.head_views import HeadConfig
-from regraft.models.training.linear_start import StartConfig
+from regraft.models.heads.data import TrainingData
+from regraft.models.heads.head_views import HeadConfig
+from regraft.models.heads.linear_start import StartConfig
 from regraft.models.training.optimizer import LoopConfig
 
 HALF_BYTES = 2

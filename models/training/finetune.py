@@ -28,16 +28,16 @@ from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.cache import FORMAT, FeatureStore, FrozenBackbone, hash_pixels
 from regraft.models.features.linear_probe import Probe
+from regraft.models.heads.data import LabelledImages, TrainingData, gather_data
+from regraft.models.heads.linear_start import Start, prepare_start, refit_probe
+from regraft.models.heads.temperature import fit_temperature
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.batches import ActivationFeed, Feed, PixelFeed
 from regraft.models.training.blending import SHARES, describe_share, load_blend
 from regraft.models.training.config import FinetuneConfig, make_plan
-from regraft.models.training.data import LabelledImages, TrainingData, gather_data
-from regraft.models.training.linear_start import Start, prepare_start, refit_probe
 from regraft.models.training.loop import TrainingRun, copy_state, run_training, set_training_mode
 from regraft.models.training.model_choice import choose_weights, format_history, rate_logits, spare_training
 from regraft.models.training.step import TrainingSetup
-from regraft.models.training.temperature import fit_temperature
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)

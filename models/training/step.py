@@ -15,9 +15,9 @@ from torch.nn import functional
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan, scale_rate
 from regraft.models.compute.device import mixed_precision, send_array
+from regraft.models.heads.data import TrainingData
 from regraft.models.statistics.class_weights import weigh_classes
 from regraft.models.training.batches import Feed, seed_of
-from regraft.models.training.data import TrainingData
 from regraft.models.training.optimizer import LoopConfig
 
 logger = logging.getLogger(__name__)

@@ -27,9 +27,9 @@ from regraft.models.compute.forecast import (
     Job,
     forecast_run,
 )
+from regraft.models.heads.head_views import count_head_views
 from regraft.models.selection.result import SelectConfig
 from regraft.models.selection.successive_halving import MOST_CANDIDATES, list_rounds
-from regraft.models.training.head_views import count_head_views
 from regraft.models.views.shifts import SHIFTS
 from regraft.serving.decoding.preprocess import ImageError, PreprocessSpec, load_input
 from regraft.tasks.graph.graph import list_stages

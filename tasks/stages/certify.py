@@ -4,9 +4,9 @@ from regraft.models.certificate.certify import certify as write_certificate
 from regraft.models.certificate.certify import choose_side
 from regraft.models.certificate.config import CertifyConfig
 from regraft.models.certificate.verdict import save_certificate
+from regraft.models.heads.data import LabelledImages
 from regraft.models.selection.result import load_selection
 from regraft.models.statistics.draws import choose_rows
-from regraft.models.training.data import LabelledImages
 from regraft.tasks.graph.graph import stage
 from regraft.tasks.graph.part_arrays import read_part, read_pixels
 from regraft.tasks.graph.progress import show_progress

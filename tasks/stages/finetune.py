@@ -1,8 +1,8 @@
 """Stage ``finetune``: a linear head on kept features, fine-tuning from it; the better of the two is kept."""
 
+from regraft.models.heads.data import LabelledImages
 from regraft.models.selection.result import load_selection
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import LabelledImages
 from regraft.models.training.finetune import FinetunePaths
 from regraft.models.training.finetune import finetune as train_classifier
 from regraft.tasks.graph.graph import stage

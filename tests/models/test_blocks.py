@@ -13,9 +13,9 @@ from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.device import Compute, place_module
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
+from regraft.models.heads.data import TrainingData
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import ActivationFeed, PixelFeed
-from regraft.models.training.data import TrainingData
 from regraft.models.training.loop import run_training
 from regraft.models.training.optimizer import LoopConfig
 from regraft.models.training.step import TrainingSetup

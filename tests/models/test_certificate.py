@@ -14,8 +14,8 @@ from regraft.models.certificate.paired_difference import measure_difference
 from regraft.models.certificate.pixel_knn import answer_by_neighbours, describe_pixels
 from regraft.models.certificate.verdict import format_curve, read_certificate, save_certificate
 from regraft.models.export.model_card import list_findings
+from regraft.models.heads.data import LabelledImages
 from regraft.models.statistics.draws import choose_rows, list_sizes, mark_held, order_rows
-from regraft.models.training.data import LabelledImages
 
 LABELS = np.arange(120) % 4
 FACTS = {

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from regraft.models.compute.snapshots import Snapshot
-from regraft.models.training.data import TrainingData
-from regraft.models.training.head_views import HeadConfig
-from regraft.models.training.imbalance import judge_imbalance, list_offsets
-from regraft.models.training.linear_start import StartConfig, fit_start
-from regraft.models.training.temperature import fit_temperature
+from regraft.models.heads.data import TrainingData
+from regraft.models.heads.head_views import HeadConfig
+from regraft.models.heads.imbalance import judge_imbalance, list_offsets
+from regraft.models.heads.linear_start import StartConfig, fit_start
+from regraft.models.heads.temperature import fit_temperature
 
 PLAIN = HeadConfig(views=0)
 

@@ -15,7 +15,7 @@ from regraft.models.features.linear_probe import (
     reduce_features,
     sum_log_loss,
 )
-from regraft.models.training.temperature import fit_temperature
+from regraft.models.heads.temperature import fit_temperature
 
 
 def draw(n, dims, classes, seed=0, gap=1.0):

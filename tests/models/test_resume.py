@@ -27,9 +27,9 @@ import numpy as np
 import regraft.models.training.loop
 from regraft.models.backbones.hub import Backbone
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import LabelledImages
+from regraft.models.heads.data import LabelledImages
 from regraft.models.training.finetune import FinetunePaths, finetune
-from regraft.models.training.head_views import HeadConfig
+from regraft.models.heads.head_views import HeadConfig
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 root, sha256 = Path(sys.argv[1]), sys.argv[2]

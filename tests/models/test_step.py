@@ -13,9 +13,9 @@ from regraft.models.compute.budget import TrainingPlan
 from regraft.models.compute.device import full_precision
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.pixel_source import ResidentPixels, StreamedPixels, fits_device, open_source
+from regraft.models.heads.data import TrainingData
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import PixelFeed, score_images
-from regraft.models.training.data import TrainingData
 from regraft.models.training.loop import run_training, set_training_mode
 from regraft.models.training.optimizer import LoopConfig, build_optimizer
 from regraft.models.training.step import Stepper, TrainingDiverged, TrainingSetup

@@ -13,13 +13,13 @@ from regraft.models.compute.cost import group_by_depth
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.adabn import list_batchnorms
 from regraft.models.features.extract import extract_features
+from regraft.models.heads.data import LabelledImages, TrainingData
+from regraft.models.heads.head_views import HeadConfig
 from regraft.models.statistics.merits import rate_hits
 from regraft.models.training.augmentation import AugmentConfig
 from regraft.models.training.batches import PixelFeed
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import LabelledImages, TrainingData
 from regraft.models.training.finetune import FinetunePaths, build_classifier, finetune
-from regraft.models.training.head_views import HeadConfig
 from regraft.models.training.loop import run_training, set_training_mode
 from regraft.models.training.model_choice import Choice, choose_weights, spare_training
 from regraft.models.training.optimizer import LoopConfig, build_optimizer

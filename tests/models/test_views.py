@@ -16,10 +16,10 @@ from regraft.models.features.view_probe import (
     hold_out_views,
     weigh_rows,
 )
+from regraft.models.heads.data import TrainingData
+from regraft.models.heads.head_views import HeadConfig, judge_views, plan_head_views, try_mirrors
+from regraft.models.heads.linear_start import StartConfig, prepare_start
 from regraft.models.training.config import FinetuneConfig
-from regraft.models.training.data import TrainingData
-from regraft.models.training.head_views import HeadConfig, judge_views, plan_head_views, try_mirrors
-from regraft.models.training.linear_start import StartConfig, prepare_start
 from regraft.models.views.acquisition import Acquisition, take_again
 from regraft.models.views.draw import draw_acquisition
 from regraft.models.views.view import View, limit_light, plan_views

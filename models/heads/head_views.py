@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from regraft.models.classifier.checkpoint import HeadFigures
 from regraft.models.features.linear_probe import Probe, sum_log_loss
 from regraft.models.features.view_probe import ViewTrial
+from regraft.models.heads.imbalance import Imbalance
 from regraft.models.statistics.merits import rate_hits, weigh_total
-from regraft.models.training.imbalance import Imbalance
 from regraft.models.views.view import View, limit_light, plan_views
 
 GIVEN_AWAY = 0.003

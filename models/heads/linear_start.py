@@ -10,8 +10,8 @@ from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.cache import FrozenBackbone
 from regraft.models.features.linear_probe import Folds, Probe, cross_validate, fit_probe, sum_log_loss
 from regraft.models.features.view_probe import ProbeProblem, cross_validate_views, fit_view_probe, hold_out_views
-from regraft.models.training.data import TrainingData
-from regraft.models.training.head_views import (
+from regraft.models.heads.data import TrainingData
+from regraft.models.heads.head_views import (
     MIRRORED,
     HeadConfig,
     HeadFigures,
@@ -19,8 +19,8 @@ from regraft.models.training.head_views import (
     plan_head_views,
     try_mirrors,
 )
-from regraft.models.training.imbalance import judge_imbalance, list_offsets
-from regraft.models.training.temperature import fit_temperature
+from regraft.models.heads.imbalance import judge_imbalance, list_offsets
+from regraft.models.heads.temperature import fit_temperature
 from regraft.models.views.view import View
 
 
