@@ -8,6 +8,7 @@ from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
 from benchmarks.forecasts import measure_forecasts
 from benchmarks.gate_rates import measure_gate
+from benchmarks.imbalance import measure_imbalance
 from benchmarks.interval_coverage import measure_intervals
 from benchmarks.kills import measure_kills
 from benchmarks.main_job import measure_main_job
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "retrainings": measure_retrainings,
     "forecasts": measure_forecasts,
     "kills": measure_kills,
+    "imbalance": measure_imbalance,
 }
 
 
