@@ -63,7 +63,7 @@ def embed_set(name: str, store: Path) -> tuple[np.ndarray, np.ndarray, tuple[int
 
 
 def draw_rows(labels: np.ndarray, counts: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return training rows, ``counts`` of each class, and test rows, as many of each class as there are up to a bound."""
+    """Return training rows, ``counts`` of each class, and test rows, of each class as many as there are up to a bound."""
     train, test = [], []
     for label, count in enumerate(counts):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -113,10 +113,8 @@ def tabulate(name: str, draws: list[dict[str, list]]) -> list[str]:
     plain = np.array([draw["plain"] for draw in draws])
     for way in WAYS:
         values = np.array([draw[way] for draw in draws])
-        cells = [
-            f" {100 * values[:, place].mean():.1f} % | {'' if way == 'plain' else say_gain((values - plain)[:, place])} |"
-            for place in range(len(FIGURES))
-        ]
+        gains = ["" if way == "plain" else say_gain(column) for column in (values - plain).T]
+        cells = [f" {100 * mean:.1f} % | {gain} |" for mean, gain in zip(values.mean(axis=0), gains, strict=True)]
         lines.append(f"| {way} |{''.join(cells)}")
     taken = sum(int(draw["taken"][0]) for draw in draws)
     return [*lines, "", f"`auto` adjusted in {taken} of {len(draws)} draws.", ""]
@@ -135,6 +133,7 @@ def measure_imbalance(_: list[str]) -> int:
             tables += tabulate(name, draws)
             gains = np.mean([np.subtract(draw["auto"], draw["plain"]) for draw in draws], axis=0)
             met.append(bool(gains[0] >= 0.05 and gains[2] >= -0.01))
+    said = ", ".join(f"{name}: {'yes' if each else 'no'}" for name, each in zip(CELLS, met, strict=True))
     lines = [
         "# Rare classes",
         "",
@@ -145,7 +144,7 @@ def measure_imbalance(_: list[str]) -> int:
         *describe_machine(),
         "",
         f"Bar: the worst class gains 5 points at a cost of at most one over all images: met on **{sum(met)} of "
-        f"{len(met)}** ({', '.join(f'{name}: {'yes' if each else 'no'}' for name, each in zip(CELLS, met, strict=True))}).",
+        f"{len(met)}** ({said}).",
         "",
         *tables,
     ]
