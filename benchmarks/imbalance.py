@@ -63,7 +63,7 @@ def embed_set(name: str, store: Path) -> tuple[np.ndarray, np.ndarray, tuple[int
 
 
 def draw_rows(labels: np.ndarray, counts: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return training rows, ``counts`` of each class, and test rows, of each class as many as there are up to a bound."""
+    """Return training rows, ``counts`` of each class, and test rows, of each class what is left up to a bound."""
     train, test = [], []
     for label, count in enumerate(counts):
         rows = rng.permutation(np.flatnonzero(labels == label))

@@ -32,7 +32,10 @@ def list_offsets(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def judge_imbalance(logits: np.ndarray, labels: np.ndarray, classes: int, wanted: Imbalance) -> ImbalanceFigures:
-    """Return whether the logits are adjusted: every class weighed alike more is right, and hardly less in all.
+    """Return whether the logits are adjusted: no less is right where classes weigh alike, and hardly less in all.
+
+    A tie speaks for it: four images of a rare class, all of them answered rightly, do not contradict what follows from
+    how the verdict weighs.
 
     Args:
         logits: ``(N, K)`` of training images, each from a head that was not fitted on it.
@@ -51,7 +54,7 @@ def judge_imbalance(logits: np.ndarray, labels: np.ndarray, classes: int, wanted
     plain, adjusted = rate_hits(logits, labels), rate_hits(logits - list_offsets(labels, classes), labels)
     gain = weigh_total(adjusted, labels) - weigh_total(plain, labels)
     cost = float(np.mean(plain)) - float(np.mean(adjusted))
-    taken = wanted == "logit_adjustment" or (gain > 0 and cost <= GIVEN_AWAY)
+    taken = wanted == "logit_adjustment" or (gain >= 0 and cost <= GIVEN_AWAY)
     return ImbalanceFigures(
         ratio=ratio,
         way="logit_adjustment" if taken else "plain",
