@@ -133,8 +133,8 @@ def deterministic_kernels() -> Iterator[None]:
     """Prefer deterministic kernels inside the block; warns in the log where CUDA has none."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    # Torch would also fill memory that nobody has written yet, of every result of every layer: a tenth of a step's time,
-    # for those who read what they never wrote.
+    # Torch would also fill the memory of every result before a layer writes it: a tenth of a step's time, for the sake
+    # of code that reads what it never wrote.
     filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     # On CUDA some gradients have no deterministic kernel: better a run than a refusal; on CPU all we use have one.
