@@ -133,12 +133,17 @@ def deterministic_kernels() -> Iterator[None]:
     """Prefer deterministic kernels inside the block; warns in the log where CUDA has none."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Torch would also fill the memory of every result before a layer writes it: a tenth of a step's time, for the sake
+    # of code that reads what it never wrote.
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
     # On CUDA some gradients have no deterministic kernel: better a run than a refusal; on CPU all we use have one.
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def is_convolutional(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 from regraft.models.backbones.network import Normalization
 from regraft.models.classifier.checkpoint import Classifier
 from regraft.models.compute.budget import TrainingPlan
-from regraft.models.compute.device import full_precision
+from regraft.models.compute.device import deterministic_kernels, full_precision
 from regraft.models.compute.snapshots import ResumeFolder
 from regraft.models.features.pixel_source import ResidentPixels, StreamedPixels, fits_device, open_source
 from regraft.models.heads.data import TrainingData
@@ -238,6 +238,15 @@ def test_held_out_images_are_scored_in_float32_without_tf32_and_all_is_as_before
     with pytest.raises(ZeroDivisionError), full_precision(CPU):
         raise ZeroDivisionError
     assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before
+
+
+def test_deterministic_kernels_fill_no_memory_for_nothing_and_leave_torch_as_it_was():
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    with deterministic_kernels():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    now = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    assert now == before == (False, True)
 
 
 @pytest.mark.gpu
