@@ -22,11 +22,11 @@ from regraft.models.classifier.checkpoint import (
 from regraft.models.classifier.robustness import HeldImages, explain_single, measure_robustness
 from regraft.models.evaluation.evaluate import EvaluateConfig
 from regraft.models.features.linear_probe import Probe
+from regraft.models.heads import linear_start
 from regraft.models.heads.data import LabelledImages
 from regraft.models.report.formats import format_share
 from regraft.models.report.shift_plot import draw_shifts, say_shifts
 from regraft.models.statistics.intervals import wilson_interval
-from regraft.models.training import linear_start
 from regraft.models.training.config import FinetuneConfig
 from regraft.models.training.finetune import FinetunePaths, finetune
 from regraft.models.views.shifts import SHIFTS, shift
