@@ -6,8 +6,10 @@ from benchmarks.camera_change import measure_camera_change
 from benchmarks.certificate_rates import measure_certificates
 from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
+from benchmarks.fine_tuning import measure_fine_tuning
 from benchmarks.forecasts import measure_forecasts
 from benchmarks.gate_rates import measure_gate
+from benchmarks.heads_on_views import measure_views
 from benchmarks.imbalance import measure_imbalance
 from benchmarks.interval_coverage import measure_intervals
 from benchmarks.kills import measure_kills
@@ -29,6 +31,8 @@ BENCHMARKS = {
     "retrainings": measure_retrainings,
     "forecasts": measure_forecasts,
     "kills": measure_kills,
+    "fine-tuning": measure_fine_tuning,
+    "views": measure_views,
     "imbalance": measure_imbalance,
 }
 

@@ -10,8 +10,7 @@ from PIL import Image
 from scipy.stats import t as student
 
 from benchmarks.machine import describe_machine
-from benchmarks.pictures import list_pictures
-from regraft.models.backbones.hub import Backbone, hash_file
+from benchmarks.pictures import list_pictures, open_weights
 from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.features.linear_probe import cross_validate, fit_probe
 from regraft.models.heads.imbalance import judge_imbalance, list_offsets
@@ -56,8 +55,7 @@ def embed_set(name: str, store: Path) -> tuple[np.ndarray, np.ndarray, tuple[int
             for path in paths
         ]
     )
-    folder = SHARED / "backbones" / WEIGHTS
-    backbone = Backbone(WEIGHTS, folder, hash_file(folder / "model.safetensors"), "", "", 0)
+    backbone = open_weights(SHARED / "backbones" / WEIGHTS)
     found = FrozenBackbone(backbone, pixels, adapt_images=0, store=FeatureStore(store)).embed(pixels)
     return found.values, np.array([names.index(path.parent.name) for path in paths]), found.widths
 
