@@ -150,7 +150,7 @@ def measure_fine_tuning(arguments: list[str]) -> int:
     lines = [
         "# Fine-tuning on small sets",
         "",
-        f"`python -m benchmarks fine-tuning`: {WEIGHTS}, {EPOCHS} epochs from the linear probe on views, {draws} draws, "
+        f"`python -m benchmarks fine-tuning`: {WEIGHTS}, {EPOCHS} epochs from the probe on views, {draws} draws, "
         f"up to {TEST} test images. Gains over that probe in points of test accuracy, with 95 % t-intervals over the "
         "runs. Kept: the validation images would have it kept (a lead of more than one standard error).",
         "",
