@@ -21,7 +21,7 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (under 4 minutes)
+demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (two to five minutes)
 	$(BIN)/regraft demo
 
 check: lint ## lint, contracts and units: what to run before every commit

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from regraft.flows.server.following import FollowedProcess, wait_deployed
+from regraft.flows.server.naming import FLOWS, address_deployment
 from regraft.flows.server.stack import child_environment, running_server, start_runner, stop
 from regraft.tasks.settings.params import set_params
 from regraft.tasks.steps.watch import EVENT, resource_of
@@ -64,7 +66,12 @@ def live(trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     set_params(home.params, {"watch.every_s": 6})
     with running_server(home) as server:
         runner = start_runner(home, server.api)
+        parts = [FollowedProcess("server", server.process, server.log)]
+        parts.append(FollowedProcess("runner", runner, home.logs / "runner.log"))
         try:
+            for flow in FLOWS:  # an event or a question before that finds nothing
+                address = address_deployment(home, flow)
+                wait_deployed(server.api, address, parts, tell=print, by_event=flow == "retrain")
             yield Live(home, server.api)
         finally:
             stop(runner)
