@@ -9,6 +9,7 @@ from prefect import flow
 
 from regraft.data.sources.layout import Layout
 from regraft.flows.server.telling import tell_outcome
+from regraft.models.compute.memory import keep_memory
 from regraft.tasks.graph.graph import StageRun
 from regraft.tasks.graph.train_report import TrainReport, summarize
 from regraft.tasks.planning.forecast import forecast_training
@@ -72,6 +73,7 @@ def train(
             return replace(make_version(home, by), forecast=forecast.to_json())
 
 
+@keep_memory()
 def make_version(home: Workspace, by: str) -> TrainReport:
     """Run the graph, then register, judge and promote what came out; inside a flow run each line is a task run."""
     stages = [ingest(home), validate(home), split(home)]

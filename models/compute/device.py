@@ -10,6 +10,8 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
+from regraft.models.compute.memory import keep_memory
+
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
@@ -115,14 +117,14 @@ def send_tensor(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextmanager
 def limit_threads(threads: int) -> Iterator[None]:
-    """Use exactly ``threads`` threads inside the block, in torch and in BLAS.
+    """Use exactly ``threads`` threads inside the block, in torch and in BLAS, and keep the memory they hand on.
 
     Sums are split by thread, so the number belongs to the recipe: another number gives other last digits.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with threadpoolctl.threadpool_limits(threads):
+        with threadpoolctl.threadpool_limits(threads), keep_memory():
             yield
     finally:
         torch.set_num_threads(before)

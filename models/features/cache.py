@@ -29,7 +29,7 @@ from regraft.serving.files.durable import replace_folder, write_json
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the same key would mean other numbers."""
 
 

@@ -14,9 +14,6 @@ from regraft.models.views.view import Change
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 32
-"""Images at once."""
-
 
 def take_batch(pixels: np.ndarray, rows: np.ndarray, device: torch.device) -> Tensor:
     """Return the images at ``rows`` as one uint8 tensor ``(B, S, S, 3)`` on ``device``.
@@ -46,7 +43,7 @@ def extract_features(
 ) -> np.ndarray:
     """Return the embeddings of all images (or those at ``rows``), float32 of shape ``(N, D)``.
 
-    The backbone is left in eval mode on the device. The last digits depend on ``BATCH_SIZE`` and the thread count.
+    The backbone is left in eval mode on the device.
 
     Args:
         backbone: From images ``(B, 3, S, S)`` to embeddings ``(B, D)``, or a pass of it that stands already.
@@ -66,10 +63,15 @@ def extract_features(
         raise ValueError("no images to extract features from: 0 rows were given.")
     if not isinstance(backbone, FrozenPass):
         backbone = FrozenPass(backbone, normalization, pixels.shape[1], choose_device(device))
-    parts: list[Tensor] = []
-    for start in range(0, len(rows), BATCH_SIZE):
-        batch = pixels[rows[start : start + BATCH_SIZE]]
-        parts.append(backbone.embed(batch if change is None else change(batch, start)))
+
+    def make(first: int, after: int) -> np.ndarray:
+        images = pixels[rows[first:after]]
+        return images if change is None else change(images, first)
+
+    parts, done = [], 0
+    for part in backbone.run_pieces(len(rows), make):
+        parts.append(part)
+        done += len(part)
         if progress is not None:
-            progress(min(start + BATCH_SIZE, len(rows)), len(rows))
+            progress(done, len(rows))
     return torch.cat(parts).cpu().numpy()  # the only waiting for a device

@@ -1,6 +1,7 @@
 """The same scene taken again: another lamp, another lens, another sensor, each image with its own; batched in torch."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -72,28 +73,53 @@ def take_again(pixels: Tensor, acquisition: Acquisition, generator: torch.Genera
         generator: On the CPU; decides the noise.
     """
 
-    def column(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(pixels.device).view(-1, 1, 1, 1)
+    light = pixels.permute(0, 3, 1, 2).float().div_(255)
+    side = light.shape[-1]
 
-    light = pixels.permute(0, 3, 1, 2).float() / 255
-    if np.any(acquisition.zoom != 1):
-        light = zoom_images(light, acquisition.zoom)
-    if np.any(acquisition.blur > 0):
-        light = blur_images(light, acquisition.blur * light.shape[-1])
-    lamp = (acquisition.fall, acquisition.fall_angle, acquisition.vignette)
-    light = light * (column(acquisition.light) * spread_light(light.shape[-1], *lamp).to(light.device))
-    tint = np.stack([1 + acquisition.warmth, np.ones_like(acquisition.warmth), 1 - acquisition.warmth], axis=1)
-    light = light * torch.from_numpy(tint).to(light.device)[:, :, None, None]
-    if np.any(acquisition.noise > 0):
-        light = light + column(acquisition.noise) * draw_noise(light, generator)
-    light = light.clamp_(0, 1)
-    if np.any(acquisition.gamma != 1):
-        light = light ** column(acquisition.gamma)
-    if np.any(acquisition.contrast != 1):
-        mean = light.mean(dim=(1, 2, 3), keepdim=True)
-        light = ((light - mean) * column(acquisition.contrast) + mean).clamp_(0, 1)
-    taken = (light * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    def change(undergo: np.ndarray, how: Callable[[Tensor, Acquisition], Tensor]) -> None:
+        """Replace the images that ``undergo`` a change: at every second one it would be half the work for nothing."""
+        rows = np.flatnonzero(undergo)
+        if len(rows) == len(light):
+            light.copy_(how(light, acquisition))
+        elif len(rows):
+            at = torch.from_numpy(rows).to(light.device)
+            light.index_copy_(0, at, how(light[at], acquisition.take(rows)))
+
+    def gather(images: Tensor, taken: Acquisition) -> Tensor:
+        lamp = spread_light(side, taken.fall, taken.fall_angle, taken.vignette).to(images.device)
+        return images * (lamp * _column(taken.light, images))
+
+    def add_noise(images: Tensor, taken: Acquisition) -> Tensor:
+        return images + _column(taken.noise, images) * draw_noise(images, generator)
+
+    change(acquisition.zoom != 1, lambda images, taken: zoom_images(images, taken.zoom))
+    change(acquisition.blur > 0, lambda images, taken: blur_images(images, taken.blur * side))
+    lit = (acquisition.light != 1) | (acquisition.fall != 0) | (acquisition.vignette != 0)
+    change(lit, gather)
+    change(acquisition.warmth != 0, lambda images, taken: images * tint(taken.warmth, images))
+    change(acquisition.noise > 0, add_noise)
+    light.clamp_(0, 1)
+    change(acquisition.gamma != 1, lambda images, taken: images ** _column(taken.gamma, images))
+    change(acquisition.contrast != 1, lambda images, taken: scale_contrast(images, taken.contrast))
+    taken = light.mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return compress_images(taken, acquisition.quality) if np.any(acquisition.quality > 0) else taken
+
+
+def _column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Return one number for each image, ``(B, 1, 1, 1)``."""
+    return torch.from_numpy(values).to(like.device).view(-1, 1, 1, 1)
+
+
+def tint(warmth: np.ndarray, like: Tensor) -> Tensor:
+    """Return the factors on red, green and blue ``(B, 3, 1, 1)`` of a lamp so much warmer, ``(B,)``."""
+    factors = np.stack([1 + warmth, np.ones_like(warmth), 1 - warmth], axis=1)
+    return torch.from_numpy(factors).to(like.device)[:, :, None, None]
+
+
+def scale_contrast(light: Tensor, factor: np.ndarray) -> Tensor:
+    """Return images ``(B, 3, S, S)`` whose distance from their own mean is ``factor`` ``(B,)`` times what it was."""
+    mean = light.mean(dim=(1, 2, 3), keepdim=True)
+    return ((light - mean) * _column(factor, light) + mean).clamp_(0, 1)
 
 
 def compress_images(pixels: Tensor, quality: np.ndarray) -> Tensor:
@@ -146,9 +172,11 @@ def blur_images(light: Tensor, sigma: np.ndarray) -> Tensor:
 
 def zoom_images(light: Tensor, zoom: np.ndarray) -> Tensor:
     """Return images ``(B, 3, S, S)`` enlarged around the middle by ``zoom`` ``(B,)``; the border is reflected."""
-    theta = torch.zeros(len(light), 2, 3, device=light.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = torch.from_numpy(1 / zoom).to(light.device)
-    grid = functional.affine_grid(theta, list(light.shape), align_corners=False)
+    side = light.shape[-1]
+    place = torch.linspace(-1 + 1 / side, 1 - 1 / side, side, device=light.device)
+    along = place / torch.from_numpy(zoom).to(light.device)[:, None]
+    across, down = along[:, None, :].expand(-1, side, -1), along[:, :, None].expand(-1, -1, side)
+    grid = torch.stack([across, down], dim=-1)
     return functional.grid_sample(light, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

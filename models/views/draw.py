@@ -66,8 +66,10 @@ def draw_acquisition(
 
 def flip_some(pixels: Tensor, horizontal: np.ndarray, vertical: np.ndarray) -> Tensor:
     """Return images ``(B, S, S, 3)``, mirrored left to right and top to bottom where the arrays ``(B,)`` say so."""
-    sideways, upright = (
-        torch.from_numpy(each).to(pixels.device)[:, None, None, None] for each in (horizontal, vertical)
-    )
-    pixels = torch.where(sideways, pixels.flip(2), pixels)
-    return torch.where(upright, pixels.flip(1), pixels)
+    if not horizontal.any() and not vertical.any():
+        return pixels
+    flipped = pixels.clone()
+    for chosen, axis in ((horizontal, 2), (vertical, 1)):
+        rows = torch.from_numpy(np.flatnonzero(chosen)).to(pixels.device)
+        flipped[rows] = flipped[rows].flip(axis)
+    return flipped

@@ -12,7 +12,7 @@ from regraft.models.views.draw import BRIGHTEST, draw_acquisition, flip_some
 Change = Callable[[np.ndarray, int], np.ndarray]
 """From uint8 images ``(B, S, S, 3)`` and the place of the first of them in the set to their changed copies."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same view would mean other pixels."""
 WEAK = 0.4
 """Strength of every other view, as a share of the full one: near the images as they are, and far from them."""

@@ -4,7 +4,7 @@ import torch
 
 from regraft.models.backbones.network import Normalization, build_backbone
 from regraft.models.compute.device import Compute, DeviceError, choose_device
-from regraft.models.features import extract
+from regraft.models.features import frozen_pass
 from regraft.models.features.adabn import adapt_batchnorm, list_batchnorms
 from regraft.models.features.extract import extract_features
 from regraft.models.features.frozen_pass import normalise_pixels
@@ -20,17 +20,15 @@ def test_pixels_are_normalised_per_channel():
 
 
 @pytest.mark.parametrize("name", ["test_resnet.tiny", "test_vit.tiny"])
-def test_features_equal_the_network_called_by_hand_for_any_batch_size(
-    name, make_backbone, stripes, tmp_path, monkeypatch
-):
+def test_features_equal_the_network_called_by_hand_for_any_piece(name, make_backbone, stripes, tmp_path, monkeypatch):
     args = {"img_size": 32} if "vit" in name else {}
     network = build_backbone(make_backbone(tmp_path, name, **args).folder)
     pixels, _ = stripes(3)
     with torch.inference_mode():
         images = torch.from_numpy((pixels.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25).float()
         truth = network(images).numpy()
-    for batch_size in (2, 32):
-        monkeypatch.setattr(extract, "BATCH_SIZE", batch_size)
+    for piece in (2, 32):
+        monkeypatch.setattr(frozen_pass, "PIECE", piece)
         features = extract_features(network, pixels, PLAIN, device="cpu")
         np.testing.assert_allclose(features, truth, atol=2e-5)
 
@@ -46,7 +44,7 @@ def test_rows_pick_images_in_their_order(make_backbone, stripes, tmp_path):
 
 def test_progress_ends_at_the_number_of_images(make_backbone, stripes, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(extract, "BATCH_SIZE", 4)
+    monkeypatch.setattr(frozen_pass, "PIECE", 4)
     network = build_backbone(make_backbone(tmp_path).folder)
     extract_features(
         network,
