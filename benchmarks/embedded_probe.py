@@ -19,8 +19,9 @@ from benchmarks.pictures import load_squares
 from regraft.models.backbones.network import build_architecture, build_backbone, read_config, read_input
 from regraft.models.compute.device import limit_threads
 from regraft.models.features.adabn import adapt_batchnorm
+from regraft.models.features.directions import measure_spread
 from regraft.models.features.extract import extract_features
-from regraft.models.features.linear_probe import fit_logistic, measure_spread
+from regraft.models.features.linear_probe import fit_logistic
 
 logger = logging.getLogger(__name__)
 

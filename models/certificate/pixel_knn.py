@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from regraft.models.features.linear_probe import measure_spread
+from regraft.models.features.directions import measure_spread
 
 THUMBNAIL, CELLS, ORIENTATIONS, TONES = 8, 4, 9, 16
 GRADIENT_SIDE = 64

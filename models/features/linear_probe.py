@@ -9,6 +9,7 @@ from scipy.special import log_softmax, logsumexp
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
+from regraft.models.features.directions import find_directions, measure_spread
 from regraft.models.features.logistic_regression import fit_softmax
 from regraft.models.statistics.class_weights import weigh_classes
 from regraft.models.statistics.intervals import hold_together
@@ -17,12 +18,6 @@ logger = logging.getLogger(__name__)
 
 CS = (0.0003, 0.001, 0.01, 0.1, 1.0)
 """Inverse L2 penalties tried, scikit-learn's ``C`` on standardised features."""
-
-MOST_DIRECTIONS = 256
-"""Directions of the features that cross-validation looks at; the fit that is kept sees all."""
-
-MIN_STD_SHARE = 0.1
-"""Floor of a feature's standard deviation, as a share of the median: a dead channel must not be blown up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +41,6 @@ class Probe:
     def score(self, features: np.ndarray) -> np.ndarray:
         """Return logits ``(N, K)`` of features ``(N, D)``."""
         return ((features - self.mean) / self.std) @ self.weight.T + self.bias
-
-
-def measure_spread(features: np.ndarray, widths: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and scale of each feature, both ``(D,)`` float32: its standard deviation, floored, levelled by block.
-
-    Levelled: a block of few numbers weighs as much under the penalty as one of many, so that the wide last stage does
-    not drown the earlier ones.
-
-    Args:
-        features: ``(N, D)``.
-        widths: Numbers in each block, summing to D; one block when None.
-    """
-    wide = features.astype(np.float64)
-    std = wide.std(axis=0)
-    floor = max(MIN_STD_SHARE * float(np.median(std)), 1e-6)
-    widths = widths or (wide.shape[1],)
-    level = np.repeat(np.sqrt(np.asarray(widths) * len(widths) / sum(widths)), widths)
-    return wide.mean(axis=0).astype(np.float32), (np.maximum(std, floor) * level).astype(np.float32)
-
-
-def reduce_features(standard: np.ndarray, most: int = MOST_DIRECTIONS) -> np.ndarray:
-    """Return standardised features ``(N, D)`` along their ``most`` strongest directions, ``(N, min(N, D, most))``.
-
-    An L2 penalty does not see rotations, so nothing is lost but the weakest directions, and with fewer than ``most``
-    images nothing at all.
-    """
-    wide = standard.astype(np.float64)
-    with threadpool_limits(1, user_api="blas"):
-        gram = wide @ wide.T if len(wide) <= wide.shape[1] else wide.T @ wide
-        values, vectors = np.linalg.eigh(gram)
-        strongest = np.argsort(values)[::-1][:most]
-        values, vectors = np.maximum(values[strongest], 0), vectors[:, strongest]
-        return vectors * np.sqrt(values) if len(wide) <= wide.shape[1] else wide @ vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +98,7 @@ def cross_validate(
     """
     folds = folds or Folds()
     mean, std = measure_spread(features, widths)
-    reduced = reduce_features((features - mean) / std)
+    reduced, _ = find_directions((features - mean) / std)
     logits = np.zeros((folds.repeats, len(cs), len(labels), classes))
     for number in range(folds.repeats):
         for train, held in make_folds(labels, folds.number, folds.seed + number, folds.groups):
@@ -230,23 +192,10 @@ def fit_logistic(
     rare_weight: float = 0.0,
     row_weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression on all directions of ``x``."""
-    along, basis = rotate_features(x)
+    """Return weight ``(K, D)`` and bias ``(K,)`` of a multinomial logistic regression on the strongest directions."""
+    along, basis = find_directions(x)
     weight, bias = next(fit_path(along, y, classes, [c], rare_weight, row_weights))
     return weight @ basis.T, bias
-
-
-def rotate_features(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return features ``(N, D)`` along their principal directions ``(N, R)``, and these ``(D, R)``; R is their rank."""
-    wide = x.astype(np.float64)
-    few = len(wide) < wide.shape[1]
-    with threadpool_limits(1, user_api="blas"):
-        values, vectors = np.linalg.eigh(wide @ wide.T if few else wide.T @ wide)
-        there = values > max(float(values[-1]), 1e-12) * 1e-12
-        spread, vectors = np.sqrt(values[there]), vectors[:, there]
-        if few:
-            return vectors * spread, wide.T @ (vectors / spread)
-        return wide @ vectors, vectors
 
 
 def fit_path(

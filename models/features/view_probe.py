@@ -5,17 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from regraft.models.features.linear_probe import (
-    CS,
-    Folds,
-    Probe,
-    fit_logistic,
-    fit_path,
-    make_folds,
-    measure_spread,
-    reduce_features,
-    sum_log_loss,
-)
+from regraft.models.features.directions import find_directions, measure_spread
+from regraft.models.features.linear_probe import CS, Folds, Probe, fit_path, make_folds, sum_log_loss
 
 VIEWS_SHARE = 0.5
 """Of the weight of an image in the fit that its views share; the rest is the image as it is."""
@@ -53,42 +44,52 @@ class ViewTrial:
     viewed: np.ndarray
 
 
+@dataclass(frozen=True, slots=True)
+class ViewedFeatures:
+    """Images and their views along the R strongest directions of them all; what every fit on them shares.
+
+    Attributes:
+        blocks: ``(1 + V, N, R)``: the images as they are, then each of their views.
+        basis: ``(D, R)``, the directions among standardised features.
+        mean: ``(D,)`` of the images as they are.
+        std: Likewise.
+    """
+
+    blocks: np.ndarray
+    basis: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def of(cls, clean: np.ndarray, views: np.ndarray, widths: Sequence[int] | None = None) -> "ViewedFeatures":
+        """Standardise by the images as they are ``(N, D)`` and turn them and their views ``(V, N, D)``."""
+        mean, std = measure_spread(clean, widths)
+        rows = ((np.concatenate([clean[None], views]) - mean) / std).reshape(-1, clean.shape[1])
+        along, basis = find_directions(rows)
+        return cls(along.reshape(1 + len(views), len(clean), -1), basis, mean, std)
+
+
 def cross_validate_views(
-    clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, plain_c: float
+    features: ViewedFeatures, labels: np.ndarray, problem: ProbeProblem, plain_c: float
 ) -> ViewTrial:
     """Hold out images with all of their views, fold by fold, and ask both probes about all of them.
 
     Args:
-        clean: Features ``(N, D)`` of the images as they are.
-        views: ``(V, N, D)`` of their views.
+        features: Of N images and their views.
         labels: ``(N,)`` integers in 0..K-1.
         problem: Of both probes.
         plain_c: Inverse penalty of the plain probe; the other tries it and its neighbours in ``CS``.
     """
-    cs = [c for c in CS if 0.05 < c / plain_c < 20]
-    blocks = reduce_views(clean, views, problem.widths)
+    cs, blocks = [c for c in CS if 0.05 < c / plain_c < 20], features.blocks
     plain = _hold_out(blocks, labels, 1, problem, [plain_c])[0]
     viewed = _hold_out(blocks, labels, len(blocks), problem, cs)
     best = int(np.argmin([sum_log_loss(each[0], labels) for each in viewed]))
     return ViewTrial(float(cs[best]), plain.astype(np.float32), viewed[best].astype(np.float32))
 
 
-def hold_out_views(
-    clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, c: float
-) -> np.ndarray:
-    """Return logits ``(N, K)`` of the images as they are, of probes fitted on the others and their views.
-
-    The arguments are those of ``cross_validate_views``.
-    """
-    blocks = reduce_views(clean, views, problem.widths)
-    return _hold_out(blocks, labels, len(blocks), problem, [c])[0, 0].astype(np.float32)
-
-
-def reduce_views(clean: np.ndarray, views: np.ndarray, widths: Sequence[int] | None) -> np.ndarray:
-    """Return images and views, ``(1 + V, N, R)``, along the strongest directions of them all."""
-    mean, std = measure_spread(clean, widths)
-    rows = ((np.concatenate([clean[None], views]) - mean) / std).reshape(-1, clean.shape[1])
-    return reduce_features(rows).reshape(1 + len(views), len(clean), -1)
+def hold_out_views(features: ViewedFeatures, labels: np.ndarray, problem: ProbeProblem, c: float) -> np.ndarray:
+    """Return logits ``(N, K)`` of the images as they are, of probes fitted on the others and their views."""
+    return _hold_out(features.blocks, labels, len(features.blocks), problem, [c])[0, 0].astype(np.float32)
 
 
 def _hold_out(
@@ -112,10 +113,11 @@ def weigh_rows(count: int, views: int) -> np.ndarray:
     return np.repeat([1 - VIEWS_SHARE, *[VIEWS_SHARE / views] * views], count)
 
 
-def fit_view_probe(clean: np.ndarray, views: np.ndarray, labels: np.ndarray, problem: ProbeProblem, c: float) -> Probe:
-    """Fit a probe on images and their views; standardised by the images as they are. See ``cross_validate_views``."""
-    mean, std = measure_spread(clean, problem.widths)
-    rows = ((np.concatenate([clean[None], views]) - mean) / std).reshape(-1, clean.shape[1])
-    copies, weights = np.tile(labels, 1 + len(views)), weigh_rows(len(labels), len(views))
-    weight, bias = fit_logistic(rows, copies, problem.classes, c, problem.rare_weight, weights)
-    return Probe(weight.astype(np.float32), bias.astype(np.float32), mean, std, c)
+def fit_view_probe(features: ViewedFeatures, labels: np.ndarray, problem: ProbeProblem, c: float) -> Probe:
+    """Fit a probe on N images and their views; see ``cross_validate_views``."""
+    taught, count, _ = features.blocks.shape
+    copies, weights = np.tile(labels, taught), weigh_rows(count, taught - 1)
+    rows = features.blocks.reshape(len(copies), -1)
+    weight, bias = next(fit_path(rows, copies, problem.classes, [c], problem.rare_weight, weights))
+    weight = weight @ features.basis.T
+    return Probe(weight.astype(np.float32), bias.astype(np.float32), features.mean, features.std, c)

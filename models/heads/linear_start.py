@@ -9,7 +9,13 @@ from regraft.models.classifier.checkpoint import Classifier, ImbalanceFigures
 from regraft.models.compute.snapshots import ResumeFolder, Snapshot
 from regraft.models.features.cache import FrozenBackbone
 from regraft.models.features.linear_probe import Folds, Probe, cross_validate, fit_probe, sum_log_loss
-from regraft.models.features.view_probe import ProbeProblem, cross_validate_views, fit_view_probe, hold_out_views
+from regraft.models.features.view_probe import (
+    ProbeProblem,
+    ViewedFeatures,
+    cross_validate_views,
+    fit_view_probe,
+    hold_out_views,
+)
 from regraft.models.heads.data import TrainingData
 from regraft.models.heads.head_views import (
     MIRRORED,
@@ -126,8 +132,8 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
     problem = ProbeProblem(classes, widths, config.rare_weight, fold_train(data))
     views = values.get("views", np.empty((0, *everything.shape), np.float32))
     if len(views):
-        taught = views[:, : len(train)]
-        trial = cross_validate_views(train, taught, labels, problem, found.c)
+        taught = ViewedFeatures.of(train, views[:, : len(train)], widths)
+        trial = cross_validate_views(taught, labels, problem, found.c)
         head = judge_views(trial, labels, [View(**view) for view in snapshot.info["views"]])
         viewed_c, views, said = trial.c, views[: head.views], (trial.viewed if head.views else trial.plain)[0]
     elif config.head.views:
@@ -135,7 +141,7 @@ def fit_start(snapshot: Snapshot, data: TrainingData, classes: int, config: Star
             update={"reason": "a class has a single training image: nothing could be held out to decide on views"}
         )
     if len(views):
-        probe = fit_view_probe(train, views[:, : len(train)], labels, problem, viewed_c)
+        probe = fit_view_probe(taught, labels, problem, viewed_c)
     else:
         probe = fit_probe(train, labels, c=found.c, **weighing)
     loss = sum_log_loss(probe.score(train).astype(np.float64), labels) / len(labels)
@@ -164,8 +170,9 @@ def refit_probe(classifier: Classifier, data: TrainingData, start: Start) -> tup
     offsets, plain = start.list_offsets(labels), None
     if len(start.views):
         problem = ProbeProblem(classes, start.widths, start.rare_weight, folds)
-        said = hold_out_views(start.features, start.views, labels, problem, c)
-        classifier.load_probe(fit_view_probe(start.features, start.views, labels, problem, c))
+        taught = ViewedFeatures.of(start.features, start.views, start.widths)
+        said = hold_out_views(taught, labels, problem, c)
+        classifier.load_probe(fit_view_probe(taught, labels, problem, c))
         plain = fit_probe(start.features, labels, c=start.plain_c, **weighing)
         plain = replace(plain, bias=plain.bias - offsets)
     else:

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from regraft.models.features.linear_probe import measure_spread
+from regraft.models.features.directions import measure_spread
 from regraft.models.statistics.intervals import hold_together
 from regraft.models.statistics.merits import rate_hits
 

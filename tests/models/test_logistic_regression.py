@@ -5,7 +5,8 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from regraft.models.features.linear_probe import fit_logistic, fit_path, rotate_features
+from regraft.models.features.directions import find_directions
+from regraft.models.features.linear_probe import fit_logistic, fit_path
 from regraft.models.features.logistic_regression import fit_softmax
 
 
@@ -41,7 +42,7 @@ def test_few_images_of_many_numbers_are_fitted_in_their_span():
     weight, bias = fit_logistic(x, labels, 4, 0.1)
     theirs = LogisticRegression(C=0.1, max_iter=100_000, tol=1e-10).fit(x, labels)
     np.testing.assert_allclose(softmax(x @ weight.T + bias, axis=1), theirs.predict_proba(x), atol=2e-4)
-    along, basis = rotate_features(x)
+    along, basis = find_directions(x)
     assert along.shape[1] <= 30
     np.testing.assert_allclose(along, x @ basis, atol=1e-9)
 

@@ -4,6 +4,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
+from regraft.models.features.directions import find_directions, measure_spread
 from regraft.models.features.linear_probe import (
     Folds,
     cross_validate,
@@ -11,8 +12,6 @@ from regraft.models.features.linear_probe import (
     fit_path,
     fit_probe,
     make_folds,
-    measure_spread,
-    reduce_features,
     sum_log_loss,
 )
 from regraft.models.heads.temperature import fit_temperature
@@ -44,10 +43,12 @@ def test_probe_separates_what_can_be_separated():
 @pytest.mark.parametrize(("n", "dims"), [(40, 90), (90, 40)])
 def test_directions_keep_every_distance(n, dims):
     x, _ = draw(n, dims, 3)
-    reduced = reduce_features(x, most=min(n, dims))
+    reduced, basis = find_directions(x, most=min(n, dims))
     assert reduced.shape == (n, min(n, dims))
     np.testing.assert_allclose(reduced @ reduced.T, x @ x.T, rtol=1e-4, atol=1e-2)
-    assert reduce_features(x, most=7).shape == (n, 7)
+    np.testing.assert_allclose(reduced, x @ basis, rtol=1e-4, atol=1e-2)
+    few, _ = find_directions(x, most=7)
+    np.testing.assert_allclose(np.abs(few), np.abs(reduced[:, :7]), atol=1e-6)
 
 
 def test_out_of_fold_logits_are_those_of_probes_fitted_without_the_image():

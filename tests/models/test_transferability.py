@@ -4,7 +4,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 from sklearn.covariance import LedoitWolf
 
-from regraft.models.features.linear_probe import measure_spread
+from regraft.models.features.directions import measure_spread
 from regraft.models.selection.ranking import bootstrap_best, mean_ranks
 from regraft.models.selection.transferability import (
     PENALTIES,

@@ -10,6 +10,7 @@ from regraft.models.features.cache import FeatureStore, FrozenBackbone
 from regraft.models.features.linear_probe import cross_validate, fit_probe
 from regraft.models.features.view_probe import (
     ProbeProblem,
+    ViewedFeatures,
     ViewTrial,
     cross_validate_views,
     fit_view_probe,
@@ -137,7 +138,7 @@ def test_a_head_on_views_leans_on_what_stands_still(rng):
     clean, views, labels = make_shifting(rng)
     problem = ProbeProblem(2)
     plain = fit_probe(clean, labels, classes=2, c=0.1)
-    viewed = fit_view_probe(clean, views, labels, problem, 0.1)
+    viewed = fit_view_probe(ViewedFeatures.of(clean, views), labels, problem, 0.1)
     lean = [abs(probe.weight[1, 0] / probe.weight[1, 1]) for probe in (plain, viewed)]
     assert lean[1] > 2 * lean[0]
     np.testing.assert_array_equal(plain.mean, viewed.mean)
@@ -146,7 +147,7 @@ def test_a_head_on_views_leans_on_what_stands_still(rng):
 def test_without_views_a_head_is_the_plain_one(rng):
     clean, views, labels = make_shifting(rng)
     plain = fit_probe(clean, labels, classes=2, c=0.1)
-    none = fit_view_probe(clean, views[:0], labels, ProbeProblem(2), 0.1)
+    none = fit_view_probe(ViewedFeatures.of(clean, views[:0]), labels, ProbeProblem(2), 0.1)
     np.testing.assert_array_equal(none.weight, plain.weight)
 
 
@@ -161,15 +162,15 @@ def test_views_of_a_held_out_image_teach_nothing_about_it(rng):
     clean = rng.normal(0, 1, (60, 40)).astype(np.float32)
     views = np.stack([clean + rng.normal(0, 0.01, clean.shape).astype(np.float32) for _ in range(3)])
     labels = rng.permutation(np.arange(60) % 2)
-    trial = cross_validate_views(clean, views, labels, ProbeProblem(2), 0.1)
-    for logits in (trial.viewed[0], hold_out_views(clean, views, labels, ProbeProblem(2), 0.1)):
+    trial = cross_validate_views(ViewedFeatures.of(clean, views), labels, ProbeProblem(2), 0.1)
+    for logits in (trial.viewed[0], hold_out_views(ViewedFeatures.of(clean, views), labels, ProbeProblem(2), 0.1)):
         assert np.mean(logits.argmax(axis=1) == labels) < 0.75
 
 
 def test_held_out_images_show_what_views_gain_and_what_they_cost(rng):
     clean, views, labels = make_shifting(rng, n=200)
     found = cross_validate(clean, labels, classes=2)
-    trial = cross_validate_views(clean, views, labels, ProbeProblem(2), found.c)
+    trial = cross_validate_views(ViewedFeatures.of(clean, views), labels, ProbeProblem(2), found.c)
     figures = judge_views(trial, labels, plan_views(4, View(0)))
     right = [np.mean(each[1:].argmax(axis=2) == labels) for each in (trial.viewed, trial.plain)]
     assert right[0] > right[1] + 0.1
