@@ -31,6 +31,7 @@ from regraft.models.compute.device import deterministic_kernels, is_convolutiona
 from regraft.models.heads.data import LabelledImages
 from regraft.models.statistics.design import count_groups
 from regraft.models.statistics.draws import KNOWN_SHARE, list_sizes, order_rows
+from regraft.models.statistics.merits import weigh_total
 from regraft.serving.decoding.preprocess import PreprocessSpec
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ def run_conditions(
 ) -> dict[tuple[str, int], list[Outcome]]:
     """Return the outcomes of the conditions at every size, one for each draw.
 
-    The first draws come at full size. Where they settle the verdict, scratch is not run any further.
+    The first draws come at full size. Where they settle the verdict, or show that no further one could, scratch is not
+    run any further.
     """
     sizes, outcomes = list_sizes(n, material.classes, config.sizes), dict[tuple[str, int], list[Outcome]]()
     neighbours = open_neighbours(material)
@@ -132,9 +134,9 @@ def run_conditions(
     whole = config.draws * len(sizes) * 2
     for draw in range(FEWEST_DRAWS):
         run_draw(draw, [n], with_scratch=True)
-    settled = is_settled(outcomes, material, n, config)
+    done = is_settled(outcomes, material, n, config) or is_futile(outcomes, material, n, config)
     for draw in range(config.draws):
-        run_draw(draw, sizes[:-1] if draw < FEWEST_DRAWS else sizes, with_scratch=not settled)
+        run_draw(draw, sizes[:-1] if draw < FEWEST_DRAWS else sizes, with_scratch=not done)
     if progress is not None:
         progress(whole, whole)
     return outcomes
@@ -149,3 +151,24 @@ def is_settled(
     """
     gain, floor = compare_conditions(outcomes, n, material.answers, max(SURE, config.confidence), material.judges)
     return decide_transfer(gain, floor, config.smallest_gain).decision == "helps"
+
+
+def is_futile(
+    outcomes: Mapping[tuple[str, int], Sequence[Outcome]], material: Material, n: int, config: CertifyConfig
+) -> bool:
+    """Say whether the verdict would stay open even if every further draw were as the best, or as the worst, so far.
+
+    That is so where the test images are too few, not the draws. Stopping for it can make no verdict of help or harm.
+    """
+
+    def stays_open(found: Mapping[tuple[str, int], Sequence[Outcome]]) -> bool:
+        gain, floor = compare_conditions(found, n, material.answers, config.confidence, material.judges)
+        return decide_transfer(gain, floor, config.smallest_gain).decision == "no evidence"
+
+    pairs = zip(outcomes["transfer", n], outcomes["scratch", n], strict=True)
+    leads = [weigh_total(a.merits.astype(float) - b.merits, material.answers) for a, b in pairs]
+    repeated = (
+        {key: [*found, *[found[draw]] * (config.draws - len(found))] for key, found in outcomes.items()}
+        for draw in (int(np.argmax(leads)), int(np.argmin(leads)))
+    )
+    return stays_open(outcomes) and all(stays_open(found) for found in repeated)

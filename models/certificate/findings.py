@@ -60,7 +60,7 @@ def write_certificate(
         gain=gain,
         floor=floor,
         conditions=conditions,
-        notes=list_notes(config, facts, outcomes),
+        notes=list_notes(config, facts, outcomes, helps=decided.decision == "helps"),
         **describe_curves(conditions, gain.low > 0, config, len(answers)),
     )
 
@@ -106,7 +106,7 @@ def describe_curves(conditions: Sequence[Condition], ahead: bool, config: Certif
     if "scratch" in fits:
         crossing = find_crossing(fits["transfer"], fits["scratch"], ahead=ahead, steps=max(rows[-1].steps))
     else:
-        words = f"{UNTOLD}: the verdict was certain so soon that scratch was not tried with fewer labels"
+        words = f"{UNTOLD}: the verdict stood so soon that scratch was not tried with fewer labels"
         crossing = Crossing("untold", None, None, None, words)
     return {
         "fits": {name: asdict(fit) for name, fit in fits.items()},
@@ -116,9 +116,13 @@ def describe_curves(conditions: Sequence[Condition], ahead: bool, config: Certif
 
 
 def list_notes(
-    config: CertifyConfig, facts: Mapping[str, Any], outcomes: Mapping[tuple[str, int], Sequence[Outcome]]
+    config: CertifyConfig,
+    facts: Mapping[str, Any],
+    outcomes: Mapping[tuple[str, int], Sequence[Outcome]],
+    *,
+    helps: bool,
 ) -> list[str]:
-    """Return how it was measured, in sentences."""
+    """Return how it was measured, in sentences, and what the verdict was reached by."""
     scratch, sizes = outcomes["scratch", facts["n"]], Counter(condition for condition, _ in outcomes)
     steps = [outcome.steps for outcome in scratch]
     notes = [
@@ -132,8 +136,9 @@ def list_notes(
         f"{round(config.max_epochs * config.scratch_factor)} passes at most. Smaller draws have proportionally less.",
     ]
     if sizes["scratch"] < sizes["transfer"]:
+        why = f"the verdict was certain at {SURE:.0%}" if helps else "no further draw would have settled the verdict"
         notes.append(
-            f"After {facts['draws']} draws the verdict was certain at {SURE:.0%}: scratch was not run any further, and "
+            f"After {facts['draws']} draws {why}: scratch was not run any further, and "
             f"the rest of {config.draws} draws shows the learning curve of the pretrained weights alone."
         )
     if facts.get("groups") is not None:

@@ -122,7 +122,7 @@ def plan_training(
     steps_per_epoch = images.train // batch_size
     left = limits.budget_s - (images.adapted + images.train + images.validation) * speed.forward_s(work)
     groups, epochs, frozen, views = len(work), 0, 0, 0
-    for frozen in range(groups):
+    for frozen in range(groups if left > 0 else 0):  # to ask what crosses each cut takes a second
         views = views_for(frozen) if frozen else 0
         epochs = min(limits.max_epochs, count_epochs(work, speed, images, batch_size, frozen, views, left))
         if epochs >= min(limits.min_epochs, limits.max_epochs):

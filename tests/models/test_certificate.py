@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regraft.models.certificate.baselines import Material, Outcome
-from regraft.models.certificate.certify import certify, is_settled
+from regraft.models.certificate.certify import certify, is_futile, is_settled
 from regraft.models.certificate.config import CertifyConfig
 from regraft.models.certificate.findings import write_certificate
 from regraft.models.certificate.learning_curve import CurveFit, find_crossing, fit_curve, value_labels
@@ -76,6 +76,40 @@ def test_a_clear_case_is_settled_after_two_draws_and_an_open_one_is_not():
     assert any("After 2 draws the verdict was certain at 99%" in note for note in told.notes)
     assert "cannot be told" in told.crossing["words"] and set(told.fits) == {"transfer"}
     assert format_curve(told).splitlines()[1].split(",")[4] == ""  # nothing was measured from scratch at 10 labels
+
+
+def test_draws_that_no_further_one_could_settle_are_the_last():
+    def found(transfer, scratch, neighbours=0.4, spread=0.0):
+        shares = ((transfer, 0), (scratch, 1), (neighbours, 2))
+        return outcomes_of(*(answer(share, spread, draws=2, seed=seed) for share, seed in shares))
+
+    assert is_futile(found(0.7, 0.7), MATERIAL, 40, CertifyConfig())
+    assert is_futile(found(0.7, 0.69), MATERIAL, 40, CertifyConfig(draws=5))
+    for open_or_told in (found(0.76, 0.62), found(0.9, 0.5), found(0.5, 0.9), found(0.62, 0.75)):
+        assert not is_futile(open_or_told, MATERIAL, 40, CertifyConfig())
+    outcomes = outcomes_of(answer(0.7), answer(0.7, draws=2, seed=1), answer(0.4, seed=2))
+    outcomes |= {("transfer", size): outcomes["transfer", 40] for size in (10, 20)}
+    told = write_certificate(outcomes, LABELS, CertifyConfig(), FACTS)
+    assert (told.decision, told.draws) == ("no evidence", 2)
+    assert any("After 2 draws no further draw would have settled" in note for note in told.notes)
+
+
+def test_stopping_where_no_draw_could_settle_costs_hardly_any_help():
+    rng, helps, spared = np.random.default_rng(0), {"all draws": 0, "stopped": 0}, 0
+    for _ in range(200):
+        hard, neighbours = rng.normal(0, 0.25, len(LABELS)), answer(0.2, seed=int(rng.integers(1e6)))
+        chances = (np.clip(level + hard + 0.03 * rng.normal(size=(3, 1)), 0, 1) for level in (0.75, 0.6))
+        right, scratch = (rng.random((3, len(LABELS))) < chance for chance in chances)
+        first = outcomes_of(right[:2], scratch[:2], neighbours[:2])
+        early = is_settled(first, MATERIAL, 40, CertifyConfig())
+        futile = is_futile(first, MATERIAL, 40, CertifyConfig())
+        assert not (early and futile)
+        spared += futile
+        helps["all draws"] += judge(right, scratch[:2] if early else scratch, neighbours).decision == "helps"
+        helps["stopped"] += judge(right, scratch[:2] if early or futile else scratch, neighbours).decision == "helps"
+    assert helps["all draws"] > 80
+    assert helps["all draws"] - 8 <= helps["stopped"] <= helps["all draws"]
+    assert spared > 40
 
 
 def test_planted_help_and_planted_harm_are_named():
@@ -217,10 +251,10 @@ def test_a_real_certificate_repeats_to_the_byte_and_explains_itself(certified, t
     for file in ("certificate.json", "curve.csv"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert read_certificate(tmp_path / "a").model_dump(mode="json") == first.model_dump(mode="json")
-    assert reports == [(done, 12) for done in (*range(1, 13), 12)]
-    assert {(condition.condition, condition.n) for condition in first.conditions} == {
-        (condition, n) for condition in ("transfer", "scratch", "neighbours") for n in (6, 12, 24)
-    }
+    # Random weights are no better than random weights, and no further draw would show otherwise.
+    assert reports == [(done, 12) for done in (*range(1, 9), 12)]
+    measured = {(condition, n) for condition in ("transfer", "neighbours") for n in (6, 12, 24)}
+    assert {(condition.condition, condition.n) for condition in first.conditions} == {*measured, ("scratch", 24)}
     budgets = {condition.condition: condition.budget_s for condition in first.conditions if condition.n == 24}
     assert budgets["scratch"] == pytest.approx(3 * budgets["transfer"])
     assert [row.split(",")[0] for row in format_curve(first).splitlines()] == ["n", "6", "12", "24"]
