@@ -30,7 +30,7 @@ class FinetuneConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docst
     budget_s: float = Field(150.0, gt=0)
     """Seconds the stage should take on the nominal machine; turned into steps by counted work, never by the clock.
     The clock is only a fuse, see ``stop_s``."""
-    image_s: float = Field(0.5, gt=0)
+    image_s: float = Field(0.35, gt=0)
     """Seconds of that budget that one training image is worth: few images are not trained on for long."""
     stop_s: float | None = Field(None, gt=0)
     """Seconds on the clock after which fine-tuning ends with the epochs that it has; by default three times the budget,
