@@ -7,8 +7,9 @@ import torch
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-MOST_DIRECTIONS = 256
-"""Directions of the features that a head looks at: the same in cross-validation and in the fit that is kept."""
+FEWEST_DIRECTIONS, MOST_NUMBERS = 256, 2**19
+"""Directions of the features that a head looks at, the same in cross-validation and in the fit that is kept: as many as
+make no more than so many numbers with the rows, but no fewer than that. Up to 724 rows it is all of them."""
 
 MIN_STD_SHARE = 0.1
 """Floor of a feature's standard deviation, as a share of the median: a dead channel must not be blown up."""
@@ -35,12 +36,14 @@ def measure_spread(features: np.ndarray, widths: Sequence[int] | None = None) ->
     return wide.mean(axis=0).astype(np.float32), (np.maximum(std, floor) * level).astype(np.float32)
 
 
-def find_directions(standard: np.ndarray, most: int = MOST_DIRECTIONS) -> tuple[np.ndarray, np.ndarray]:
+def find_directions(standard: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return standardised features ``(N, D)`` along their ``most`` strongest directions, and these ``(D, R)``.
 
     An L2 penalty does not see rotations, so a head loses nothing but the weakest directions, and where there are no
-    more than ``most`` images nothing at all. R is ``most`` or the rank, whichever is less; strongest first.
+    more than ``most`` images nothing at all. R is ``most`` or the rank, whichever is less; strongest first. As many as
+    ``MOST_NUMBERS`` allow when None.
     """
+    most = most or max(FEWEST_DIRECTIONS, MOST_NUMBERS // len(standard))
     wide = standard.astype(np.float64)
     few, smaller = len(wide) < wide.shape[1], min(wide.shape)
     with threadpool_limits(torch.get_num_threads() if smaller >= LARGE else 1, user_api="blas"):
