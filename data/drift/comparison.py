@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from regraft.data.drift import statistics
+from regraft.data.drift.dependence import measure_dependence
 from regraft.data.drift.reference import Reference
 from regraft.data.drift.statistics import FamilyTest
 
@@ -15,7 +16,7 @@ MAX_CLASS_COLUMNS = 20
 
 
 class Window(Protocol):
-    """A slice of production: M answers in any order, as ``regraft.serving.log.writer`` reads them."""
+    """A slice of production: M answers in the order in which they were given, as ``regraft.serving.log`` reads them."""
 
     probabilities: np.ndarray
     """``(M, K)``."""
@@ -39,6 +40,8 @@ class Comparison:
     """Per class, share in the reference and estimated share in the window."""
     estimated_accuracy: float
     """0-1, without labels."""
+    told: float
+    """Independent images that say as much as those of the window, where the dependence is strongest."""
 
 
 def check_window(reference: Reference, window: Window) -> None:
@@ -82,7 +85,10 @@ def pick_class_columns(reference: Reference, softmax: np.ndarray) -> np.ndarray:
 
 
 def run_tests(
-    reference: Reference, columns: dict[str, np.ndarray], weights: np.ndarray | None = None
+    reference: Reference,
+    columns: dict[str, np.ndarray],
+    dependence: dict[str, np.ndarray],
+    weights: np.ndarray | None = None,
 ) -> dict[str, FamilyTest]:
     """Return the families quality, embedding and softmax of a window's ``columns`` against the (weighted) reference."""
     old = {
@@ -95,7 +101,7 @@ def run_tests(
         names: Sequence[str] = [f"{family}_{index}" for index in range(values.shape[1])]
         if family == "quality":
             names = reference.quality_names
-        families[family] = statistics.compare_columns(values, columns[family], names, weights)
+        families[family] = statistics.compare_columns(values, columns[family], names, weights, dependence[family])
     return families
 
 
@@ -109,16 +115,19 @@ def compare_window(reference: Reference, window: Window, rows: np.ndarray) -> Co
         "softmax": pick_class_columns(reference, softmax),
     }
     predicted = np.nan_to_num(softmax, nan=-1.0).argmax(axis=1)
-    families = run_tests(reference, columns)
-    mix = statistics.compare_classes(reference.softmax.argmax(axis=1), predicted, classes)
+    dependence = {family: measure_dependence(values) for family, values in columns.items()}
+    named = measure_dependence(np.eye(classes)[predicted])
+    families = run_tests(reference, columns, dependence)
+    mix = statistics.compare_classes(reference.softmax.argmax(axis=1), predicted, classes, float(named.max()))
     families["labels"] = FamilyTest(mix, ())
     weights = statistics.estimate_weights(reference.confusion, np.bincount(predicted, minlength=classes) / len(rows))
     # A class that vanished keeps a trace of weight, so that no column is left without any reference.
-    reweighted = run_tests(reference, columns, weights[reference.labels] + 1e-9)
+    reweighted = run_tests(reference, columns, dependence, weights[reference.labels] + 1e-9)
     old_shares = reference.confusion.sum(axis=1) / reference.confusion.sum()
     return Comparison(
         families=families,
         unexplained={name: family.p_value for name, family in reweighted.items()},
         class_shares=tuple(zip(old_shares.tolist(), (old_shares * weights).tolist(), strict=True)),
         estimated_accuracy=statistics.estimate_accuracy(reference.softmax, reference.confusion, softmax),
+        told=len(rows) / max(float(np.median(each)) for each in dependence.values()),
     )

@@ -1,7 +1,7 @@
 """What a window of production is compared with: held-out answers, reduced and stored as ``reference.npz``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,43 @@ class Reference:
     def accuracy(self) -> float:
         """Share of the reference images the model got right, 0-1."""
         return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers of a version that nobody labelled, as the prediction log keeps them; M images."""
+
+    embeddings: np.ndarray
+    """Reduced, ``(M, P)``."""
+    softmax: np.ndarray
+    """``(M, K)``."""
+    quality: np.ndarray
+    """``(M, Q)``."""
+
+
+def widen_reference(reference: Reference, states: Sequence[Answers]) -> list[Reference]:
+    """Return what a window may look like too: each of the later ``states`` by itself, and all with the reference.
+
+    The confusion stays that of the reference: how answers and truth belong together is known of labelled images only.
+    """
+    if not states:
+        return []
+    first = Answers(reference.embeddings, reference.softmax, reference.quality)
+    together = [*states, _join([first, *states])]
+    return [
+        replace(
+            reference,
+            embeddings=state.embeddings,
+            softmax=state.softmax,
+            quality=state.quality,
+            labels=np.nan_to_num(state.softmax, nan=-1.0).argmax(axis=1),
+        )
+        for state in together
+    ]
+
+
+def _join(states: Sequence[Answers]) -> Answers:
+    return Answers(*(np.concatenate([getattr(each, name) for each in states]) for name in Answers.__slots__))
 
 
 def fit_components(embeddings: np.ndarray, dims: int) -> tuple[np.ndarray, np.ndarray]:

@@ -46,18 +46,21 @@ def measure_distance(reference: np.ndarray, window: np.ndarray, weights: np.ndar
     return float(np.abs(left - right).max())
 
 
-def compare_column(reference: np.ndarray, window: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
+def compare_column(
+    reference: np.ndarray, window: np.ndarray, weights: np.ndarray | None = None, dependence: float = 1.0
+) -> tuple[float, float]:
     """Return the Kolmogorov-Smirnov statistic and its p-value for two samples ``(N,)`` and ``(M,)``.
 
     Values that are not finite count as infinitely large: a window with NaN differs from a reference without. With
-    ``weights`` the reference counts as Kish's effective number of rows, ``sum(w)^2 / sum(w^2)``.
-    Without them this is ``scipy.stats.ks_2samp(method="asymp")``.
+    ``weights`` the reference counts as Kish's effective number of rows, ``sum(w)^2 / sum(w^2)``; the window counts as
+    ``M / dependence`` rows, see ``measure_dependence``. Without both this is ``scipy.stats.ks_2samp(method="asymp")``.
     """
     statistic = measure_distance(
         np.where(np.isfinite(reference), reference, np.inf), np.where(np.isfinite(window), window, np.inf), weights
     )
     rows = float(len(reference)) if weights is None else float(weights.sum() ** 2 / (weights**2).sum())
-    effective = max(1.0, np.round(rows * len(window) / (rows + len(window))))
+    told = len(window) / dependence
+    effective = max(1.0, np.round(rows * told / (rows + told)))
     return statistic, float(stats.kstwo.sf(statistic, effective)) if statistic > 0 else 1.0
 
 
@@ -68,9 +71,15 @@ def find_median(values: np.ndarray) -> float:
 
 
 def compare_columns(
-    reference: np.ndarray, window: np.ndarray, names: Sequence[str], weights: np.ndarray | None = None
+    reference: np.ndarray,
+    window: np.ndarray,
+    names: Sequence[str],
+    weights: np.ndarray | None = None,
+    dependence: np.ndarray | None = None,
 ) -> FamilyTest:
     """Return the test of every column of ``(N, C)`` against ``(M, C)`` and of the family as a whole.
+
+    ``dependence`` ``(C,)`` is that of each column of the window; none when None.
 
     Columns that are one and the same value everywhere say nothing and are not counted in the correction.
     """
@@ -78,7 +87,7 @@ def compare_columns(
     for index, name in enumerate(names):
         old, new = reference[:, index].astype(np.float64), window[:, index].astype(np.float64)
         varying += not (np.all(old == old[0]) and np.all(new == old[0]))
-        statistic, p_value = compare_column(old, new, weights)
+        statistic, p_value = compare_column(old, new, weights, 1.0 if dependence is None else float(dependence[index]))
         tests.append(ColumnTest(name, statistic, p_value, find_median(old), find_median(new)))
     smallest = min((test.p_value for test in tests), default=1.0)
     return FamilyTest(min(1.0, smallest * max(1, varying)), tuple(tests))
@@ -95,12 +104,14 @@ def pool_rare(table: np.ndarray) -> np.ndarray:
     return table
 
 
-def compare_classes(reference: np.ndarray, window: np.ndarray, classes: int) -> float:
+def compare_classes(reference: np.ndarray, window: np.ndarray, classes: int, dependence: float = 1.0) -> float:
     """Return the chi-square p-value that predicted classes ``(N,)`` and ``(M,)`` come in the same shares.
 
-    With a single cell left after pooling there is nothing to compare and the answer is 1.
+    The window counts as ``M / dependence`` answers. With a single cell left after pooling there is nothing to compare
+    and the answer is 1.
     """
-    table = pool_rare(np.stack([np.bincount(reference, minlength=classes), np.bincount(window, minlength=classes)]))
+    counts = [np.bincount(reference, minlength=classes), np.bincount(window, minlength=classes) / dependence]
+    table = pool_rare(np.stack(counts))
     if table.shape[1] < 2:
         return 1.0
     return float(stats.chi2_contingency(table, correction=False).pvalue)

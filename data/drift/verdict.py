@@ -6,14 +6,14 @@ The tests are in ``data.drift.comparison`` and ``data.drift.statistics``, the wo
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field
 
 from regraft.data.drift import wording
 from regraft.data.drift.comparison import Comparison, Window, check_window, compare_window, keep_distinct
+from regraft.data.drift.config import WatchConfig
 from regraft.data.drift.reference import Reference
 from regraft.data.drift.statistics import ColumnTest, FamilyTest, correct_holm
 
@@ -24,22 +24,13 @@ FOREIGN_DISTANCE = 0.5
 line with another lamp and camera was measured at 0.75 (the model then erred on most images, at full confidence), a
 class of three times its share at 0.24."""
 
+CLEAR = 0.01
+"""Chance up to which a figure is said to have moved, once it is certain that something has."""
+KNOWN = "A change that an audit has found to do no harm."
+WINDOWS_PER_MONTH = 720
+"""Where nobody says how often windows are judged: hourly."""
+
 Kind = Literal["none", "image", "label", "both"]
-
-
-class WatchConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings=True):
-    """When a window counts as drifted."""
-
-    alpha: float = Field(0.01, gt=0, lt=0.2)
-    """Chance of a false alarm per window, over all tests together."""
-    min_window: int = Field(50, ge=10)
-    """Distinct images below which the answer is "insufficient"."""
-    window: int = Field(200, ge=10)
-    """Latest predictions that make up a window; windows should not overlap."""
-    every_s: float = Field(300.0, gt=0)
-    """Seconds between two looks when a schedule watches."""
-    harmful_drop: float = Field(0.05, ge=0, le=1)
-    """Fall of the estimated accuracy up to which the model is taken to work still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +47,10 @@ class DriftVerdict:
     repeats: int
     """Answers left out because their image had been counted."""
     reference_n: int
+    told: float
+    """Independent images that the window is worth: fewer than ``n`` where neighbours resemble each other."""
     alpha: float
-    """Promised chance of a false alarm for this window; also the threshold for ``p_value``."""
+    """Chance of a false alarm that this window may have; also the threshold for ``p_value``."""
     p_value: float
     """Smallest of ``corrected``; 1 if nothing was tested."""
     corrected: dict[str, float]
@@ -120,24 +113,33 @@ def judge_kind(corrected: dict[str, float], comparison: Comparison, drop: float,
         config: Thresholds.
     """
     unexplained = comparison.unexplained
-    images_moved = min(unexplained.values()) * len(unexplained) <= config.alpha
-    mix_moved = min(corrected["labels"], corrected["softmax"]) <= config.alpha
+    images_moved = min(unexplained.values()) * len(unexplained) <= CLEAR
+    mix_moved = min(corrected["labels"], corrected["softmax"]) <= CLEAR
     if not images_moved and mix_moved:
         return "label"
-    clear_mix = corrected["labels"] <= config.alpha and drop <= config.harmful_drop
+    clear_mix = corrected["labels"] <= CLEAR and drop <= config.harmful_drop
     return "both" if images_moved and clear_mix else "image"
 
 
-def refuse_window(reference: Reference, n: int, repeats: int, config: WatchConfig) -> DriftVerdict:
-    """Return the verdict for a window of too few distinct images."""
+def refuse_window(
+    reference: Reference, n: int, repeats: int, told: float, alpha: float, config: WatchConfig
+) -> DriftVerdict:
+    """Return the verdict for a window that says too little: few distinct images, or many that resemble each other."""
+    reason = f"Not enough images to tell: {n} different ones, {config.min_window} are needed."
+    if n >= config.min_window:
+        reason = (
+            f"Not enough images to tell: neighbours resemble each other, so that {n} say as much as {told:.0f} would "
+            f"by themselves; {config.min_told} are needed."
+        )
     return DriftVerdict(
         decision="insufficient",
         kind="none",
-        reason=f"Not enough images to tell: {n} different ones, {config.min_window} are needed.",
+        reason=reason,
         n=n,
         repeats=repeats,
         reference_n=len(reference.softmax),
-        alpha=config.alpha,
+        told=told,
+        alpha=alpha,
         p_value=1.0,
         corrected={},
         families={},
@@ -170,6 +172,9 @@ def judge_window(
     window: Window,
     config: WatchConfig | None = None,
     labels: Sequence[str] | None = None,
+    *,
+    known: Sequence[Reference] = (),
+    windows_per_month: float = WINDOWS_PER_MONTH,
 ) -> DriftVerdict:
     """Return whether and how a window of one version differs from that version's reference.
 
@@ -178,6 +183,9 @@ def judge_window(
         window: Answers of the same version in production.
         config: Thresholds; the defaults if left out.
         labels: Names of the K classes; "class 0" and so on if left out.
+        known: The reference as it would be with images that came later and were found to do no harm. A window that
+            looks like one of them is quiet.
+        windows_per_month: That are judged; with the false alarms that a month may have, the threshold.
 
     Raises:
         ValueError: If the arrays of the window do not fit those of the reference.
@@ -185,16 +193,37 @@ def judge_window(
     config = config or WatchConfig()
     check_window(reference, window)
     rows = keep_distinct(window.image_sha256)
-    repeats = len(window.image_sha256) - len(rows)
+    repeats, alpha = len(window.image_sha256) - len(rows), config.limit_chance(windows_per_month)
     if len(rows) < config.min_window:
-        return refuse_window(reference, len(rows), repeats, config)
+        return refuse_window(reference, len(rows), repeats, float(len(rows)), alpha, config)
     comparison = compare_window(reference, window, rows)
+    if comparison.told < config.min_told:
+        return refuse_window(reference, len(rows), repeats, comparison.told, alpha, config)
     names = labels or [f"class {index}" for index in range(len(comparison.class_shares))]
-    return judge_comparison(reference, comparison, config, names, n=len(rows), repeats=repeats)
+    counts = {"n": len(rows), "repeats": repeats}
+    verdict = judge_comparison(reference, comparison, config, alpha, names, **counts)
+    for other in known if verdict.drifted else ():
+        found = judge_comparison(other, compare_window(other, window, rows), config, alpha, names, **counts)
+        if not found.drifted:
+            # How well the version answers is known of the images that it was accepted on.
+            return replace(
+                found,
+                reason=f"{KNOWN} {found.reason}",
+                reference_accuracy=verdict.reference_accuracy,
+                estimated_accuracy=verdict.estimated_accuracy,
+            )
+    return verdict
 
 
 def judge_comparison(
-    reference: Reference, comparison: Comparison, config: WatchConfig, names: Sequence[str], *, n: int, repeats: int
+    reference: Reference,
+    comparison: Comparison,
+    config: WatchConfig,
+    alpha: float,
+    names: Sequence[str],
+    *,
+    n: int,
+    repeats: int,
 ) -> DriftVerdict:
     """Return what the tests of a window amount to.
 
@@ -202,6 +231,7 @@ def judge_comparison(
         reference: Held-out answers the version was accepted on.
         comparison: Every test of the window against it.
         config: Thresholds.
+        alpha: Chance of a false alarm that the window may have.
         names: Of the K classes.
         n: Distinct images in the window.
         repeats: Answers left out because their image had been counted.
@@ -210,11 +240,13 @@ def judge_comparison(
     p_value = min(corrected.values())
     estimated = float("nan") if is_foreign(comparison) else comparison.estimated_accuracy
     drop = reference.accuracy - estimated
-    kind = judge_kind(corrected, comparison, drop, config) if p_value <= config.alpha else "none"
+    kind = judge_kind(corrected, comparison, drop, config) if p_value <= alpha else "none"
     shares = dict(zip(names, comparison.class_shares, strict=True))
-    changes = find_changes(comparison.families["quality"], config.alpha)
+    changes = find_changes(comparison.families["quality"], CLEAR)
     accuracy = wording.describe_accuracy(reference.accuracy, estimated)
-    logger.info("window judged n=%d kind=%s p_value=%.3g alpha=%g", n, kind, p_value, config.alpha)
+    logger.info(
+        "window judged n=%d told=%.0f kind=%s p_value=%.3g alpha=%.2g", n, comparison.told, kind, p_value, alpha
+    )
     return DriftVerdict(
         decision="quiet" if kind == "none" else "drift",
         kind=kind,
@@ -222,7 +254,8 @@ def judge_comparison(
         n=n,
         repeats=repeats,
         reference_n=len(reference.softmax),
-        alpha=config.alpha,
+        told=comparison.told,
+        alpha=alpha,
         p_value=p_value,
         corrected=corrected,
         families=comparison.families,

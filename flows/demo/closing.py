@@ -51,7 +51,7 @@ def close_loop(
     while True:
         since = now()
         report = run_flow(home, "watch")
-        if report.action == "label":
+        if report.action in ("audit", "label"):
             if report.queue:
                 labels += plant.inspect(report.queue)
                 drawn = sum(row["why"] == "random" for row in report.queue)

@@ -126,8 +126,8 @@ def _play(home: Workspace, story: Story, plant: Plant, runner: "Runner", version
         story.tell(f"now {figures['accuracy after the drift']:.1%} of 240")
         report = run_flow(home, "watch")
         story.tell(f"watch: {report.verdict['decision']}, kind {report.verdict['kind']}. {report.reason}")
-        if report.action != "label":
-            raise DemoFailed(f"the watch did not ask for labels: {report.action}, {report.reason}")
+        if report.action != "audit":
+            raise DemoFailed(f"the watch did not ask for an audit: {report.action}, {report.reason}")
         runner.wait()
     with story.chapter(5, "label, retrain on the drift event, judge"), plant.traffic() as counts:
         closed = close_loop(home, plant, runner.follow, story.tell)

@@ -8,7 +8,7 @@ from regraft.tasks.workspace.workspace import Workspace
 FLOWS = ("train", "watch", "retrain")
 STOPS = {1: "could not", 2: "bad input", 3: "stopped", 4: "busy"}
 """How the name of a run begins that ended with this exit code."""
-WANTS = {"label": "labels", "retrain": "a retraining", "judge": "a judgement"}
+WANTS = {"audit": "an audit", "label": "labels", "retrain": "a retraining", "judge": "a judgement"}
 DIGITS = 6
 """Of a version, enough to tell those of one workspace apart at a glance."""
 LONGEST = 90

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regraft.data.dataset.ingest import IngestConfig
 from regraft.data.drift.alarm import RetrainConfig
-from regraft.data.drift.verdict import WatchConfig
+from regraft.data.drift.config import WatchConfig
 from regraft.data.split.split import SplitConfig
 from regraft.data.validation.expectations import ValidateConfig
 from regraft.models.certificate.config import CertifyConfig

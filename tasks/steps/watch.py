@@ -6,27 +6,36 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from regraft.data.drift.alarm import Alarm
-from regraft.data.drift.reference import read_reference
-from regraft.data.drift.verdict import DriftVerdict, judge_window
-from regraft.data.labelling.feedback import choose_for_labelling, read_image
+from regraft.data.drift.audit import Audit
+from regraft.data.drift.reference import read_reference, widen_reference
+from regraft.data.drift.slow_change import find_limit
+from regraft.data.drift.verdict import DriftVerdict, judge_window, replace_nan
 from regraft.serving.bundle.format import open_bundle
-from regraft.serving.log.reader import read_window
-from regraft.serving.log.requests import LabelRequest, ask_for_labels, read_requests
+from regraft.serving.log.reader import LoggedAnswers, read_window
 from regraft.serving.registry.registry import Registry
 from regraft.tasks.graph.prefect_step import inside_flow_run, step
 from regraft.tasks.settings.params import Params, load_params
+from regraft.tasks.steps.audit import audit_alarm, keep_harmless
 from regraft.tasks.steps.collect import read_fresh_labels
+from regraft.tasks.steps.label_queue import REPEATS, fill_queue
 from regraft.tasks.steps.samples import read_unlearned
 from regraft.tasks.steps.waiting_challengers import count_wanted, find_unjudged
 from regraft.tasks.workspace.alarms import read_alarm, write_alarm
 from regraft.tasks.workspace.judgements import Judgement, find_undecided
+from regraft.tasks.workspace.windows import (
+    JudgedWindow,
+    measure_rate,
+    read_states,
+    record_window,
+)
 from regraft.tasks.workspace.workspace import Workspace, WorkspaceError
 
 EVENT = "regraft.drift"
-REPEATS = 10
-"""A window is looked for among this many times as many answers, because repeated images count once."""
 
-Action = Literal["none", "label", "retrain", "judge"]
+WIDER = (1, 3, REPEATS)
+"""Times the usual images that a window may have, while neighbours that resemble each other say too little."""
+
+Action = Literal["none", "audit", "label", "retrain", "judge"]
 CALLS_A_FLOW = ("retrain", "judge")
 """Actions that the retrain flow answers: with a new version, or by judging the challenger that waits."""
 
@@ -35,7 +44,8 @@ CALLS_A_FLOW = ("retrain", "judge")
 class WatchReport:
     """One look at production: the verdict, the alarm if one is open, and what is to be done now.
 
-    ``queue`` lists the answers whose labels are wanted now, each with its ``id`` and ``why``.
+    ``queue`` lists the answers whose labels are wanted now, each with its ``id`` and ``why``; ``audit`` is what random
+    labels say of an alarm so far.
     """
 
     version: str
@@ -46,6 +56,7 @@ class WatchReport:
     labels: int
     labels_wanted: int
     queue: list[dict[str, str]]
+    audit: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able view."""
@@ -63,28 +74,75 @@ def judge_traffic(home: Workspace) -> DriftVerdict:
     champion = find_champion(home)
     config = load_params(home.params).watch
     folder = home.models_store / "versions" / champion
-    alarm = read_alarm(home, champion)
+    alarm, reference = read_alarm(home, champion), read_reference(folder / "reference.npz")
+    known = widen_reference(reference, read_states(home, champion))
     # The same image sent again and again must not crowd the others out of the window.
     latest = read_window(home.predictions, version=champion, since=alarm.after, limit=REPEATS * config.window)
-    window = latest.drop_repeated(config.window)
     labels = open_bundle(folder, verify=False).info.labels
-    verdict = judge_window(read_reference(folder / "reference.npz"), window, config, labels)
-    until = alarm.judged_until if verdict.decision == "insufficient" else float(latest.at.max())
-    write_alarm(home, champion, alarm.advance(verdict, until, time.time()))
+    rate = measure_rate(home, champion, config.every_s)
+    for times in WIDER:
+        window = latest.drop_repeated(times * config.window)
+        verdict = judge_window(reference, window, config, labels, known=known, windows_per_month=rate)
+        if verdict.decision != "insufficient" or len(window) < times * config.window:
+            break
+    if verdict.decision != "insufficient":
+        limit = find_limit(config.count_quiet(rate))
+        _remember(home, champion, alarm, window, verdict, limit=limit, quiet_windows=config.quiet_windows)
     return verdict
+
+
+def _remember(
+    home: Workspace,
+    champion: str,
+    alarm: Alarm,
+    window: LoggedAnswers,
+    verdict: DriftVerdict,
+    *,
+    limit: float,
+    quiet_windows: int,
+) -> None:
+    """Enter a judged window in the journal, and what it did to the alarm in its state."""
+    now, span = time.time(), (float(window.at.min()), float(window.at.max()))
+    after = alarm.advance(verdict, span, now, limit=limit, quiet_windows=quiet_windows)
+    became = {(False, True): "opened", (True, False): "closed", (True, True): "open", (False, False): "quiet"}
+    record_window(
+        home,
+        JudgedWindow(
+            version=champion,
+            at=now,
+            begin=span[0],
+            until=span[1],
+            n=verdict.n,
+            told=round(verdict.told, 1),
+            decision=verdict.decision,
+            kind=verdict.kind,
+            p_value=verdict.p_value,
+            alpha=verdict.alpha,
+            slow=round(after.slow, 3),
+            estimated_accuracy=replace_nan(verdict.estimated_accuracy),
+            alarm=became[alarm.is_open, after.is_open],
+            reason=after.reason if after.is_open != alarm.is_open else verdict.reason,
+        ),
+    )
+    write_alarm(home, champion, after)
 
 
 @step
 def decide_action(home: Workspace, verdict: DriftVerdict) -> WatchReport:
-    """Say what is wanted: labels first; with enough of them a retraining, or the judging of a challenger that waits."""
+    """Say what is wanted: an audit first; where it finds harm, labels, and with enough of them a retraining.
+
+    A challenger that waits for its verdict comes before: its labels settle both.
+    """
     champion, params = find_champion(home), load_params(home.params)
-    alarm = read_alarm(home, champion)
+    alarm, audit = read_alarm(home, champion), None
     waiting = find_undecided(home, Registry(home.models_store).pointer().challenger, champion)
     if unjudged := find_unjudged(home):
         reason = f"{unjudged} was made and never judged: a run was interrupted. Judge it: regraft retrain"
         action, labels, wanted, queue = "judge", 0, 0, []
     elif alarm.is_open and waiting is not None:
         action, reason, labels, wanted, queue = _settle_challenger(home, champion, alarm, waiting, params)
+    elif alarm.is_open and not alarm.harm and params.watch.audit_most:
+        audit, alarm, (action, reason, labels, wanted, queue) = _settle_alarm(home, champion, alarm, params)
     else:
         action, reason, labels, wanted, queue = _answer_alarm(home, champion, alarm, params)
     return WatchReport(
@@ -96,6 +154,7 @@ def decide_action(home: Workspace, verdict: DriftVerdict) -> WatchReport:
         labels=labels,
         labels_wanted=wanted,
         queue=[{"id": identity, "why": why} for identity, why in queue],
+        audit=asdict(audit) if audit is not None else None,
     )
 
 
@@ -103,14 +162,32 @@ Decided = tuple[Action, str, int, int, list[tuple[str, str]]]
 """Action, reason, labels that are there, labels wanted in all, queue of (prediction id, why)."""
 
 
+def _settle_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) -> tuple[Audit, Alarm, Decided]:
+    """Ask a few random answers of an open alarm whether they are right; close it where no harm is found."""
+    audit = audit_alarm(home, champion, alarm, params.watch)
+    if audit.outcome == "open":
+        missing = audit.wanted - audit.labels
+        queue = fill_queue(home, champion, alarm, missing, set(), params, random_share=1.0)
+        told = f" ({audit.right} of {audit.labels} answers audited so far are right)" if audit.labels else ""
+        reason = f"{alarm.reason} Did answers become worse? Label {missing} images, drawn at random{told}."
+        return audit, alarm, ("audit", reason, audit.labels, audit.wanted, queue)
+    if audit.outcome == "no harm":
+        keep_harmless(home, champion, alarm)
+    settled = alarm.settle(audit)
+    write_alarm(home, champion, settled)
+    if settled.is_open:
+        return audit, settled, _answer_alarm(home, champion, settled, params)
+    return audit, settled, ("none", settled.reason, audit.labels, audit.labels, [])
+
+
 def _answer_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) -> Decided:
-    """Decide while no challenger waits: collect labels, then call for a retraining."""
+    """Decide where harm was found and no challenger waits: collect labels, then call for a retraining."""
     labelled = {row.image_sha256 for row in read_fresh_labels(home, since=alarm.opened_at)}
     wanted = params.retrain.min_labels
     action, reason = alarm.decide(len(labelled), wanted, time.time(), params.retrain.cool_down_s)
     queue = []
     if action == "label":
-        queue = _fill_queue(home, champion, alarm, wanted - len(labelled), labelled, params, random_share=0.5)
+        queue = fill_queue(home, champion, alarm, wanted - len(labelled), labelled, params, random_share=0.5)
     return action, reason, len(labelled), wanted, queue
 
 
@@ -123,47 +200,8 @@ def _settle_challenger(home: Workspace, champion: str, alarm: Alarm, waiting: Ju
         return "judge", f"{len(drawn)} random labels are enough to judge {name} again", len(drawn), wanted, []
     missing = wanted - len(drawn)
     reason = f"{name} waits for a verdict: {waiting.reason}. Label {missing} more images, drawn at random."
-    queue = _fill_queue(home, champion, alarm, missing, set(drawn), params, random_share=1.0)
+    queue = fill_queue(home, champion, alarm, missing, set(drawn), params, random_share=1.0)
     return "label", reason, len(drawn), wanted, queue
-
-
-def _fill_queue(
-    home: Workspace,
-    champion: str,
-    alarm: Alarm,
-    count: int,
-    labelled: set[str],
-    params: Params,
-    *,
-    random_share: float,
-) -> list[tuple[str, str]]:
-    """Return ``count`` answers to label: those asked for and not labelled yet first, then new ones, recorded as asked.
-
-    What was drawn at random once stays wanted: a sample that is drawn anew at each look is the sample of those who
-    answer quickly.
-    """
-    asked = read_requests(home.predictions, champion, since=alarm.opened_at)
-    waiting = [one for one in asked if not one.labelled and (random_share < 1 or one.why == "random")]
-    kept = [one for one in waiting if read_image(home.images, one.image_sha256) is not None]
-    queue: list[tuple[str, str]] = [(one.id, one.why) for one in kept[:count]]
-    if len(queue) < count:
-        limit = max(params.watch.window, params.retrain.min_labels, count)
-        window = read_window(home.predictions, version=champion, limit=REPEATS * limit)
-        fresh = choose_for_labelling(
-            window.drop_repeated(limit),
-            count - len(queue),
-            seed=len(asked),
-            labelled=labelled | {one.image_sha256 for one in asked},
-            random_share=random_share,
-            drawn_after=_last_answer(asked),
-        )
-        ask_for_labels(home.predictions, fresh)
-        queue += fresh
-    return queue
-
-
-def _last_answer(asked: list[LabelRequest]) -> float | None:
-    return max((one.answered_at for one in asked), default=None)
 
 
 @step

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from regraft.data.drift.config import WatchConfig
 from regraft.data.drift.reference import Reference, build_reference
-from regraft.data.drift.verdict import WatchConfig, judge_window
+from regraft.data.drift.verdict import judge_window
 from regraft.serving.decoding.quality import QUALITY_NAMES
 
 CLASSES, WIDTH = 4, 8
@@ -62,7 +63,7 @@ def test_the_same_line_is_quiet(reference: Reference) -> None:
 
 
 def test_quiet_lines_raise_no_more_alarms_than_promised() -> None:
-    config = WatchConfig(alpha=0.05)
+    config = WatchConfig(false_alarms_per_month=72)  # hourly: a chance of 0.05 a window
     alarms = 0
     for seed in range(30):
         fresh = Reference.of(build_reference(*make_world(250, 1000 + seed), dims=4, basis=make_world(250, seed)[0]))
