@@ -4,6 +4,7 @@ import sys
 
 from benchmarks.camera_change import measure_camera_change
 from benchmarks.certificate_rates import measure_certificates
+from benchmarks.drift import measure_drift
 from benchmarks.engine import measure_engine
 from benchmarks.few_labels import measure_few_labels
 from benchmarks.fine_tuning import measure_fine_tuning
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "fine-tuning": measure_fine_tuning,
     "views": measure_views,
     "imbalance": measure_imbalance,
+    "drift": measure_drift,
 }
 
 

@@ -23,7 +23,10 @@ def measure_dependence(values: np.ndarray) -> np.ndarray:
     rows, columns = values.shape
     if rows < 4 or columns == 0:
         return np.ones(columns)
-    ranks = rankdata(np.where(np.isfinite(values), values, np.inf), axis=0)
+    # A figure that is missing is no neighbour of anything: a camera that breaks must not look like one that stands.
+    there = np.isfinite(values)
+    middle = [np.median(column[kept]) if kept.any() else 0.0 for column, kept in zip(values.T, there.T, strict=True)]
+    ranks = rankdata(np.where(there, values, middle), axis=0)
     ranks = ranks - ranks.mean(axis=0)
     power = np.sum(ranks**2, axis=0)
     varying = power > 0

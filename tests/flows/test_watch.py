@@ -27,6 +27,7 @@ from regraft.serving.registry.registry import Registry
 from regraft.tasks.settings.params import set_params
 from regraft.tasks.stages.ingest import ingest
 from regraft.tasks.stages.split import split
+from regraft.tasks.steps import watch as watch_steps
 from regraft.tasks.steps.collect import collect, learned_batches, read_fresh_labels
 from regraft.tasks.steps.gate import gate
 from regraft.tasks.steps.promote import promote
@@ -35,6 +36,7 @@ from regraft.tasks.steps.waiting_challengers import find_unjudged, find_unsettle
 from regraft.tasks.steps.watch import decide_action, judge_traffic
 from regraft.tasks.workspace.alarms import read_alarm, write_alarm
 from regraft.tasks.workspace.locks import WorkspaceBusy, hold_lock
+from regraft.tasks.workspace.windows import read_states, read_windows
 from regraft.tasks.workspace.workspace import Workspace
 
 ENOUGH = 60
@@ -94,6 +96,15 @@ def look(home: Workspace):
     return decide_action(home, judge_traffic(home))
 
 
+def look_past_audit(production: Production):
+    """Look, answer the audit as it asks, and return the first look at which it is decided."""
+    report = look(production.home)
+    while report.action == "audit":
+        production.inspect([row["id"] for row in report.queue])
+        report = look(production.home)
+    return report
+
+
 def test_the_line_it_was_trained_on_is_quiet(production: Production) -> None:
     production.send(SteelLine.default(), 120, seed=5_000)
     report = look(production.home)
@@ -106,15 +117,73 @@ def test_drift_asks_for_labels_and_with_enough_of_them_for_a_retraining(producti
     production.inspect(early)
     assert look(home).action == "none"
     production.send(DRIFTED, 120, seed=7_000)
-    asked = look(home)
-    assert (asked.verdict["decision"], asked.verdict["kind"], asked.action) == ("drift", "image", "label")
-    # Labels from before the drift teach nothing about it.
-    assert (asked.labels, len(asked.queue)) == (0, ENOUGH)
+    audit = look(home)
+    assert (audit.verdict["decision"], audit.verdict["kind"], audit.action) == ("drift", "image", "audit")
+    # Labels from before the drift say nothing about it.
+    assert (audit.labels, len(audit.queue), {row["why"] for row in audit.queue}) == (0, 10, {"random"})
+    assert all(row["id"].startswith("7000-") for row in audit.queue)
+    assert look(home).queue == audit.queue  # what is wanted stays wanted
+    asked = look_past_audit(production)
+    assert (asked.action, asked.audit["outcome"]) == ("label", "harm")
+    assert 10 <= asked.labels == asked.audit["right"] + asked.audit["wrong"] <= 30
+    assert len(asked.queue) == ENOUGH - asked.labels
     production.inspect([row["id"] for row in asked.queue])
     called = look(home)
     assert (called.labels, called.action) == (ENOUGH, "retrain")
     write_alarm(home, called.version, read_alarm(home, called.version).with_retrain(time.time()))
     assert look(home).action == "none"
+
+
+def test_a_change_without_harm_is_audited_once_and_then_known(production: Production) -> None:
+    home, line = production.home, SteelLine.default()
+    dimmer = line.model_copy(update={"lamp": line.lamp.model_copy(update={"brightness": 0.85})})
+    production.send(dimmer, 120, seed=15_000)
+    first = look(home)
+    assert (first.verdict["decision"], first.action) == ("drift", "audit")
+    told = look_past_audit(production)
+    assert (told.action, told.audit["outcome"]) == ("none", "no harm")
+    assert "no harm done" in told.reason and told.audit["right"] + told.audit["wrong"] <= 30
+    assert not read_alarm(home, production.version).is_open
+    assert len(read_states(home, production.version)) == 1
+    # The same change again bothers nobody, and says that it is known; the old light is quiet as ever.
+    for sent, seed in ((dimmer, 16_000), (line, 17_000)):
+        production.send(sent, 120, seed=seed)
+        report = look(home)
+        assert (report.verdict["decision"], report.action) == ("quiet", "none")
+        assert ("found to do no harm" in report.verdict["reason"]) == (sent is dimmer)
+    # Another one is an alarm again.
+    production.send(DRIFTED, 120, seed=18_000)
+    assert look(home).action == "audit"
+    assert [window.alarm for window in read_windows(home, production.version)] == ["opened", "quiet", "quiet", "opened"]
+
+
+def test_a_change_that_is_gone_closes_its_alarm(production: Production) -> None:
+    home = production.home
+    production.send(DRIFTED, 60, seed=13_000)
+    assert look(home).action == "audit"
+    for number in range(3):
+        production.send(SteelLine.default(), 60, seed=14_000 + 100 * number)
+        report = look(home)
+    assert (report.verdict["decision"], report.action) == ("quiet", "none")
+    windows = read_windows(home, production.version)
+    assert [window.alarm for window in windows] == ["opened", "open", "open", "closed"]
+    assert "look as before" in windows[-1].reason
+    assert read_states(home, production.version) == []
+
+
+def test_a_look_that_was_killed_before_its_end_leaves_one_window(production: Production, monkeypatch) -> None:
+    home = production.home
+    production.send(DRIFTED, 60, seed=12_000)
+
+    def die(*_args) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(watch_steps, "write_alarm", die)
+        judge_traffic(home)
+    assert len(read_windows(home, production.version)) == 1
+    assert look(home).action == "audit"
+    assert [window.alarm for window in read_windows(home, production.version)] == ["opened"]
 
 
 def test_no_prediction_is_in_two_windows(production: Production) -> None:
@@ -180,14 +249,16 @@ def make_twin(home: Workspace, folder: Path) -> str:
 def test_only_what_was_drawn_at_random_speaks_for_the_present_line(production: Production) -> None:
     home = production.home
     production.send(DRIFTED, 120, seed=20_000)
-    asked = look(home)
+    asked = look_past_audit(production)
+    audited = asked.labels
     assert {row["why"] for row in asked.queue} == {"random", "uncertain"}
     assert [row["id"] for row in look(home).queue] == [row["id"] for row in asked.queue]  # what is wanted stays wanted
     production.inspect([row["id"] for row in asked.queue])
     batch = collect(home)
     listed = list_table(Path(str(batch.path)) / "manifest.csv").entries
     drawn = {row["id"] for row in asked.queue if row["why"] == "random"}
-    assert sum(entry.sampling == "random" for entry in listed) == len(drawn) == ENOUGH // 2
+    assert len(drawn) == (ENOUGH - audited + 1) // 2
+    assert sum(entry.sampling == "random" for entry in listed) == audited + len(drawn)
     ingest.run(home)
     split.run(home)
     parts = read_split(home.split)
@@ -206,10 +277,12 @@ def test_an_undecided_challenger_asks_for_random_labels_and_is_judged_again(
     home = production.home
     set_params(home.params, {"retrain.max_request": 20})
     production.send(DRIFTED, 120, seed=30_000)
-    production.inspect([row["id"] for row in look(home).queue])
+    asked = look_past_audit(production)
+    judges = asked.labels + sum(row["why"] == "random" for row in asked.queue)
+    production.inspect([row["id"] for row in asked.queue])
     twin = make_twin(home, tmp_path / "twin")
     verdict = gate(home, twin)
-    assert (verdict.decision, verdict.questions[0].asked, verdict.n) == ("undecided", "present line", ENOUGH // 2)
+    assert (verdict.decision, verdict.questions[0].asked, verdict.n) == ("undecided", "present line", judges)
     assert promote(home, twin, verdict, "test") == "kept champion"
     assert gate(home, twin).look == 1  # the same images once more are no further look
     production.send(DRIFTED, 40, seed=31_000)
@@ -223,7 +296,7 @@ def test_an_undecided_challenger_asks_for_random_labels_and_is_judged_again(
     assert look(home).action == "judge"
     assert find_unsettled(home) == twin
     again = gate(home, twin)
-    assert (again.look, again.n) == (2, ENOUGH // 2 + 20)
+    assert (again.look, again.n) == (2, judges + 20)
     assert again.judged_before == 1  # the first version
     assert find_unsettled(home) is None  # its next request is not answered yet
 
