@@ -257,8 +257,8 @@ def write_page(worlds: list[World], months: list, changes: list) -> list[str]:
         "",
         f"`python -m benchmarks drift`: the embedded backbone with a head fitted on {TAUGHT} images a class answers "
         f"all other images of a set; production draws windows of {WINDOW} from those that are in no reference. "
-        "Through the functions that the watch calls (verdict, alarm, audit), with their defaults: one false alarm a month; not "
-        "through a Prefect server and a prediction log. Labels of an audit are the true ones.",
+        "Through the functions that the watch calls (verdict, alarm, audit), with their defaults: one false alarm a "
+        "month; not through a Prefect server and a prediction log. Labels of an audit are the true ones.",
         "",
         *describe_machine(),
         "",
