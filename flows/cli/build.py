@@ -113,6 +113,8 @@ def watch(workspace: WorkspaceOption = HERE, as_json: JsonOption = False) -> Non
     lines = [f"{report.verdict['decision']}{kind}: {report.verdict['reason']}"]
     if report.action != "none":
         lines.append(f"wanted: {report.action}. {report.reason}")
+    if report.page:
+        lines.append(f"all windows: {report.page}")
     answer(report.to_json(), as_json, "\n".join(lines))
 
 

@@ -10,6 +10,7 @@ from regraft.data.drift.audit import Audit
 from regraft.data.drift.reference import read_reference, widen_reference
 from regraft.data.drift.slow_change import find_limit
 from regraft.data.drift.verdict import DriftVerdict, judge_window, replace_nan
+from regraft.models.report.watch_page import write_watch_page
 from regraft.serving.bundle.format import open_bundle
 from regraft.serving.log.reader import LoggedAnswers, read_window
 from regraft.serving.registry.registry import Registry
@@ -26,6 +27,7 @@ from regraft.tasks.workspace.windows import (
     JudgedWindow,
     measure_rate,
     read_states,
+    read_windows,
     record_window,
 )
 from regraft.tasks.workspace.workspace import Workspace, WorkspaceError
@@ -45,7 +47,7 @@ class WatchReport:
     """One look at production: the verdict, the alarm if one is open, and what is to be done now.
 
     ``queue`` lists the answers whose labels are wanted now, each with its ``id`` and ``why``; ``audit`` is what random
-    labels say of an alarm so far.
+    labels say of an alarm so far, and ``page`` is where the windows are drawn.
     """
 
     version: str
@@ -57,6 +59,7 @@ class WatchReport:
     labels_wanted: int
     queue: list[dict[str, str]]
     audit: dict[str, Any] | None = None
+    page: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able view."""
@@ -155,7 +158,18 @@ def decide_action(home: Workspace, verdict: DriftVerdict) -> WatchReport:
         labels_wanted=wanted,
         queue=[{"id": identity, "why": why} for identity, why in queue],
         audit=asdict(audit) if audit is not None else None,
+        page=_draw_page(home, champion, alarm, params),
     )
+
+
+def _draw_page(home: Workspace, champion: str, alarm: Alarm, params: Params) -> str | None:
+    """Write the page of the champion's windows and return its path; None before the first of them."""
+    windows = [asdict(window) for window in read_windows(home, champion)]
+    if not windows:
+        return None
+    page = home.state / "watch.html"
+    write_watch_page(page, champion, windows, alarm.to_json(), params.watch.false_alarms_per_month)
+    return str(page)
 
 
 Decided = tuple[Action, str, int, int, list[tuple[str, str]]]
