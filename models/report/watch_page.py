@@ -83,7 +83,7 @@ def draw_evidence(windows: Sequence[Window]) -> Markup:
     path = " ".join(f"{number(x)},{number(y)}" for x, y in points)
     line = f'<polyline class="ideal" points="{path}"/>'
     marks = [_draw_mark(axes, place, *each) for place, each in enumerate(zip(windows, evidence, strict=True), 1)]
-    frame = axes.draw_frame("", "evidence of a change (powers of ten)", [], choose_ticks(*axes.y))
+    frame = axes.draw_frame("", "evidence of a change", [], choose_ticks(*axes.y))
     return _wrap("evidence of a change by window", axes, windows, frame, line, *marks)
 
 
