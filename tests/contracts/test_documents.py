@@ -17,7 +17,7 @@ from regraft.tasks.workspace.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-PARTS_OF_STEPS = {"samples", "waiting_challengers"}
+PARTS_OF_STEPS = {"audit", "label_queue", "samples", "waiting_challengers"}
 
 
 def test_stage_is_task_file_is_function_is_section() -> None:
