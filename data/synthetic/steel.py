@@ -106,6 +106,8 @@ class SteelLine(BaseModel, frozen=True, extra="forbid", use_attribute_docstrings
 
 DRIFTED = SteelLine.default().aged_lamp().swapped_camera()
 """The default line after its lamp has aged and its camera was swapped."""
+DIMMED = SteelLine(lamp=Lamp(brightness=0.85))
+"""The default line with a lamp that has lost a sixth of its light: a change that does no harm."""
 REFITTED = SteelLine.default().warm_lamp().lost_focus()
 """The default line after a refit, another lamp and a camera out of focus: more than a head fitted on views bears."""
 

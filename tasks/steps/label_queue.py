@@ -47,5 +47,5 @@ def fill_queue(
 
 
 def _last_choice(asked: list[LabelRequest]) -> float | None:
-    """Return the time of the last answer that was chosen for its doubt: the rest up to there is no random sample."""
-    return max((one.answered_at for one in asked if one.why != "random"), default=None)
+    """Return when answers were chosen for their doubt last: what that left over of those before is no random sample."""
+    return max((one.at for one in asked if one.why != "random"), default=None)

@@ -37,6 +37,9 @@ EVENT = "regraft.drift"
 WIDER = (1, 3, REPEATS)
 """Times the usual images that a window may have, while neighbours that resemble each other say too little."""
 
+RANDOM_SHARE = 0.5
+"""Of the labels of a retraining: they judge, the others teach."""
+
 Action = Literal["none", "audit", "label", "retrain", "judge"]
 CALLS_A_FLOW = ("retrain", "judge")
 """Actions that the retrain flow answers: with a new version, or by judging the challenger that waits."""
@@ -196,12 +199,16 @@ def _settle_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) 
 
 def _answer_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) -> Decided:
     """Decide where harm was found and no challenger waits: collect labels, then call for a retraining."""
-    labelled = {row.image_sha256 for row in read_fresh_labels(home, since=alarm.opened_at)}
+    rows = read_fresh_labels(home, since=alarm.opened_at)
+    labelled = {row.image_sha256 for row in rows}
     wanted = params.retrain.min_labels
     action, reason = alarm.decide(len(labelled), wanted, time.time(), params.retrain.cool_down_s)
     queue = []
     if action == "label":
-        queue = fill_queue(home, champion, alarm, wanted - len(labelled), labelled, params, random_share=0.5)
+        missing = wanted - len(labelled)
+        drawn = len({row.image_sha256 for row in rows if row.sampling == "random"})  # those of the audit among them
+        share = max(0.0, RANDOM_SHARE * wanted - drawn) / missing
+        queue = fill_queue(home, champion, alarm, missing, labelled, params, random_share=min(1.0, share))
     return action, reason, len(labelled), wanted, queue
 
 
