@@ -21,7 +21,7 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (two to five minutes)
+demo: $(READY) ## the main job: render a line, train, serve, drift, retrain, swap (two minutes, five on a busy machine)
 	$(BIN)/regraft demo
 
 check: lint ## lint, contracts and units: what to run before every commit
