@@ -31,7 +31,7 @@ SETS = {"neu": 128, "mednist": 64}
 TAUGHT = 30
 """Labelled images of each class that the head is fitted on."""
 WEIGHTS = ROOT / "models" / "embedded" / "mobilenetv2_100.distilled_v1"
-HOURS, SPLITS, WINDOW = 90 * 24, 3, 200
+HOURS, SPLITS, WINDOW = 90 * 24, 2, 200
 A_MONTH = 720
 TRAFFIC = {"independent": 0.0, "bursts, 0.5": 0.5, "bursts, 0.9": 0.9}
 """Chance that an image is followed by one that resembles it."""
@@ -47,7 +47,7 @@ CHANGES = {
 }
 UNSEEN = {"a class never seen, a tenth of the images": 0.1, "a class never seen, a fifth of the images": 0.2}
 """Share of images of the last class, which taught nothing and is in no reference; the head cannot name it."""
-CASES = 60
+CASES = 40
 """Times that each change is met."""
 
 
