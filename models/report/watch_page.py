@@ -1,5 +1,6 @@
 """One self-contained HTML page about a version under watch: its windows as a chart, its alarm, the journal."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -19,6 +20,8 @@ LISTED = 50
 """Windows in the table, the latest first."""
 STRONGEST = 12.0
 """Powers of ten of evidence at which the chart ends."""
+AUDIT = "audit"
+"""Decision of a line of the journal that ends an audit."""
 MARKS = {"quiet": "s0", "opened": "s1", "open": "s1", "closed": "s2"}
 """What became of the alarm, and its colour."""
 
@@ -74,9 +77,11 @@ def weigh_evidence(p_value: float) -> float:
 
 
 def draw_evidence(windows: Sequence[Window]) -> Markup:
-    """Return a chart of how strongly each window speaks for a change, and of how strong it must be."""
+    """Return a chart of how strongly each window speaks for a change, and how strongly it must; audits at the foot."""
     evidence = [weigh_evidence(window["p_value"]) for window in windows]
-    limits = [weigh_evidence(window["alpha"]) for window in windows]
+    known = [weigh_evidence(window["alpha"]) for window in windows if window["decision"] != AUDIT] or [0.0]
+    after = itertools.accumulate((window["decision"] != AUDIT for window in windows), initial=0)
+    limits = [known[max(0, count - 1)] for count in itertools.islice(after, 1, None)]
     axes = Axes((0, len(windows) + 1), (0, max(*evidence, *limits) * 1.08), WIDTH, HEIGHT)
     points = [axes.at(place, limit) for place, limit in enumerate(limits, 1)]
     points = [axes.at(0.4, limits[0]), *points, axes.at(len(windows) + 0.6, limits[-1])]
@@ -125,5 +130,5 @@ def _wrap(words: str, axes: Axes, windows: Sequence[Window], *parts: str) -> Mar
 
 
 def _format(window: Window) -> dict[str, Any]:
-    texts = {"begin": say_time(window["begin"]), "until": say_time(window["until"])}
-    return {**window, **texts, "told": f"{window['told']:.0f}", "p_value": f"{window['p_value']:.2g}"}
+    texts = {"begin": say_time(window["begin"]), "until": say_time(window["until"]), "told": f"{window['told']:.0f}"}
+    return {**window, **texts, "p_value": "" if window["decision"] == AUDIT else f"{window['p_value']:.2g}"}

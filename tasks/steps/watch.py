@@ -28,6 +28,7 @@ from regraft.tasks.workspace.windows import (
     measure_rate,
     read_states,
     read_windows,
+    record_audit,
     record_window,
 )
 from regraft.tasks.workspace.workspace import Workspace, WorkspaceError
@@ -191,6 +192,8 @@ def _settle_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) 
     if audit.outcome == "no harm":
         keep_harmless(home, champion, alarm)
     settled = alarm.settle(audit)
+    became = "open" if settled.is_open else "closed"
+    record_audit(home, champion, alarm.began_at or 0.0, audit.labels, became, settled.reason, time.time())
     write_alarm(home, champion, settled)
     if settled.is_open:
         return audit, settled, _answer_alarm(home, champion, settled, params)

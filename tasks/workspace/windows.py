@@ -22,6 +22,8 @@ MOST_STATES = 4
 """Later states of the images that are remembered, the newest; what is older has given way to retraining or is rare."""
 MOST_ANSWERS = 2_000
 """Of one state."""
+AUDIT = "audit"
+"""Decision of a line that ends an audit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class JudgedWindow:
     """One line of the journal; times are seconds since the epoch.
 
     ``alarm`` says what became of the alarm: "quiet" or "open" as before, "opened" or "closed" by this window. ``slow``
-    is the sum of small suspicions after it; ``told`` the independent images that its ``n`` are worth.
+    is the sum of small suspicions after it; ``told`` the independent images that its ``n`` are worth. A line whose
+    ``decision`` is "audit" is no window but the end of an audit of ``n`` labels.
     """
 
     version: str
@@ -67,9 +70,17 @@ def record_window(home: Workspace, window: JudgedWindow) -> None:
     append_chosen(_journal(home), choose)
 
 
+def record_audit(home: Workspace, version: str, begin: float, labels: int, alarm: str, reason: str, at: float) -> None:
+    """Append the end of an audit that rests on ``labels`` of the images since ``begin``."""
+    figures = {"p_value": 1.0, "alpha": 0.0, "slow": 0.0, "estimated_accuracy": None}
+    told = {"n": labels, "told": float(labels), "decision": AUDIT, "kind": "none", "alarm": alarm, "reason": reason}
+    record_window(home, JudgedWindow(version=version, at=at, begin=begin, until=at, **figures, **told))
+
+
 def measure_rate(home: Workspace, version: str, every_s: float) -> float:
     """Return about how many windows of ``version`` a month has: as often as one looks, and as traffic fills them."""
-    ends = [window.until for window in read_windows(home, version)[-RECENT:]]
+    windows = [window for window in read_windows(home, version) if window.decision != AUDIT]
+    ends = [window.until for window in windows[-RECENT:]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(ends)]
     return MONTH_S / max(every_s, statistics.median(gaps) if len(ends) >= FEWEST else 0.0)
 

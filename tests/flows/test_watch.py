@@ -154,7 +154,9 @@ def test_a_change_without_harm_is_audited_once_and_then_known(production: Produc
     # Another one is an alarm again.
     production.send(DRIFTED, 120, seed=18_000)
     assert look(home).action == "audit"
-    assert [window.alarm for window in read_windows(home, production.version)] == ["opened", "quiet", "quiet", "opened"]
+    journal = read_windows(home, production.version)
+    assert [line.alarm for line in journal] == ["opened", "closed", "quiet", "quiet", "opened"]
+    assert [line.decision for line in journal] == ["drift", "audit", "quiet", "quiet", "drift"]
 
 
 def test_a_change_that_is_gone_closes_its_alarm(production: Production) -> None:

@@ -67,6 +67,17 @@ def test_stronger_evidence_lies_higher_and_beyond_the_line_where_it_is_beyond_ch
     assert weigh_evidence(0.0) == weigh_evidence(1e-300) == 12
 
 
+def test_an_audit_is_a_mark_at_the_foot_and_no_window(tmp_path) -> None:
+    windows = make_windows(3)
+    windows[0] |= {"decision": "audit", "p_value": 1.0, "alpha": 0.0, "alarm": "closed", "estimated_accuracy": None}
+    page = write(tmp_path, windows)
+    evidence = re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0]
+    limits = re.findall(r'class="ideal" points="([^"]*)"', evidence)[0].split()
+    assert len({point.split(",")[1] for point in limits}) == 1  # the limit is that of the windows
+    heights = [float(y) for y in re.findall(r'cy="([0-9.]+)" r="[46]"><title>', evidence)]
+    assert heights[0] > heights[1] == heights[2]
+
+
 def test_the_headline_says_since_when() -> None:
     opened = {"opened_at": 1.7e9, "began_at": 1.7e9 - 60, "reason": "Darker.", "harm": False}
     assert say_state(opened) == f"Something changed, since {say_time(1.7e9 - 60)}"
