@@ -32,7 +32,7 @@ TAUGHT = 30
 """Labelled images of each class that the head is fitted on."""
 WEIGHTS = ROOT / "models" / "embedded" / "mobilenetv2_100.distilled_v1"
 HOURS, SPLITS, WINDOW = 90 * 24, 2, 200
-A_MONTH = 720
+A_MONTH, WIDEST = 720, 10
 TRAFFIC = {"independent": 0.0, "bursts, 0.5": 0.5, "bursts, 0.9": 0.9}
 """Chance that an image is followed by one that resembles it."""
 REFERENCES = {"neu": (100, 500), "mednist": (100, 1000)}
@@ -203,10 +203,14 @@ def replay_months(task: tuple[World, int, str, int]) -> Counter[str]:
     rng, watch = np.random.default_rng([seed, 1]), Watch(reference)
     reduced = (world.embeddings[PLAIN][pool] - reference.embedding_mean) @ reference.embedding_components.T
     near, right = find_near(reduced), world.softmax[PLAIN].argmax(axis=1) == world.labels
+    rows = pool[:0]
     with limit_threads(1):
         for hour in range(HOURS):
-            rows = draw_rows(pool, near, TRAFFIC[traffic], rng, WINDOW)
+            new = draw_rows(pool, near, TRAFFIC[traffic], rng, WINDOW)
+            # What said too little is looked at again together with what comes next, as the watch does.
+            rows = np.concatenate([rows, new])[-WIDEST * WINDOW :]
             outcome = watch.look(take_window(world, PLAIN, rows, reference, hour), right[rows], rng, 3600.0 * hour)
+            rows = rows if outcome == "insufficient" else pool[:0]
             if outcome == "harm":  # a person finds nothing and says so
                 watch.alarm = watch.alarm.close("")
     return watch.counts

@@ -16,7 +16,7 @@ class WatchConfig(BaseModel, frozen=True, extra="forbid", use_attribute_docstrin
     thresholds follow from it and from how many windows a month are judged."""
     min_window: int = Field(50, ge=10)
     """Distinct images below which the answer is "insufficient"."""
-    min_told: int = Field(10, ge=5)
+    min_told: int = Field(30, ge=5)
     """Independent images that those of a window must be worth: neighbours that resemble each other say less."""
     window: int = Field(200, ge=10)
     """Latest predictions that make up a window; windows should not overlap."""

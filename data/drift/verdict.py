@@ -26,6 +26,8 @@ class of three times its share at 0.24."""
 
 CLEAR = 0.01
 """Chance up to which a figure is said to have moved, once it is certain that something has."""
+SUSPECT = 0.2
+"""Corrected p-value up to which a window is put beside the known states too."""
 KNOWN = "A change that an audit has found to do no harm."
 WINDOWS_PER_MONTH = 720
 """Where nobody says how often windows are judged: hourly."""
@@ -202,17 +204,21 @@ def judge_window(
     names = labels or [f"class {index}" for index in range(len(comparison.class_shares))]
     counts = {"n": len(rows), "repeats": repeats}
     verdict = judge_comparison(reference, comparison, config, alpha, names, **counts)
-    for other in known if verdict.drifted else ():
-        found = judge_comparison(other, compare_window(other, window, rows), config, alpha, names, **counts)
-        if not found.drifted:
-            # How well the version answers is known of the images that it was accepted on.
-            return replace(
-                found,
-                reason=f"{KNOWN} {found.reason}",
-                reference_accuracy=verdict.reference_accuracy,
-                estimated_accuracy=verdict.estimated_accuracy,
-            )
-    return verdict
+    # Slow change is added up from p-values: one that a known state explains must not count for it either.
+    others = [
+        judge_comparison(other, compare_window(other, window, rows), config, alpha, names, **counts)
+        for other in (known if verdict.p_value <= SUSPECT else ())
+    ]
+    best = max([verdict, *others], key=lambda each: each.p_value)
+    if best is verdict or best.drifted:
+        return verdict
+    # How well the version answers is known of the images that it was accepted on.
+    return replace(
+        best,
+        reason=f"{KNOWN} {best.reason}" if verdict.drifted else verdict.reason,
+        reference_accuracy=verdict.reference_accuracy,
+        estimated_accuracy=verdict.estimated_accuracy,
+    )
 
 
 def judge_comparison(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from regraft.data.drift.config import WatchConfig
-from regraft.data.drift.reference import Reference, build_reference
+from regraft.data.drift.reference import Answers as State
+from regraft.data.drift.reference import Reference, build_reference, widen_reference
 from regraft.data.drift.verdict import judge_window
 from regraft.serving.decoding.quality import QUALITY_NAMES
 
@@ -171,3 +172,36 @@ def test_many_classes_are_tested_on_the_most_frequent_ones() -> None:
 def test_equal_windows_give_equal_verdicts(reference: Reference) -> None:
     first, again = (judge_window(reference, make_window(reference, 100, 12)) for _ in range(2))
     assert first == again
+
+
+def test_a_window_that_looks_like_a_known_state_is_quiet_and_says_so(reference: Reference) -> None:
+    def darken(seed: int, by: float) -> Answers:
+        window = make_window(reference, 150, seed)
+        return window.with_quality(BRIGHTNESS, window.quality[:, BRIGHTNESS] - by)
+
+    audited = darken(40, 0.1)
+    state = State(audited.embeddings, audited.probabilities, audited.quality)
+    known = widen_reference(reference, [state])
+    assert len(known) == 2  # by itself, and together with the reference
+    alone = judge_window(reference, darken(41, 0.1))
+    verdict = judge_window(reference, darken(41, 0.1), known=known)
+    assert (alone.decision, verdict.decision, verdict.kind) == ("drift", "quiet", "none")
+    assert "found to do no harm" in verdict.reason and verdict.p_value > alone.p_value
+    assert verdict.estimated_accuracy == alone.estimated_accuracy
+    assert judge_window(reference, darken(42, 0.3), known=known).drifted
+    plain = judge_window(reference, make_window(reference, 150, 43), known=known)
+    assert plain.decision == "quiet" and "found to do no harm" not in plain.reason
+
+
+def test_an_odd_reference_is_no_slow_change_once_its_line_was_audited() -> None:
+    arrays = make_world(60, 3)
+    arrays[2][:, BRIGHTNESS] += 0.035  # by chance, the held-out images were bright ones
+    odd = Reference.of(build_reference(*arrays, dims=4))
+    audited = make_window(odd, 200, 50)
+    known = widen_reference(odd, [State(audited.embeddings, audited.probabilities, audited.quality)])
+    before, after = (
+        [judge_window(odd, make_window(odd, 200, 60 + seed), known=states).p_value for seed in range(20)]
+        for states in ((), known)
+    )
+    assert all(late >= early for early, late in zip(before, after, strict=True))
+    assert sum(p <= 0.05 for p in after) < sum(p <= 0.05 for p in before)
