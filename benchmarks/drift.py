@@ -278,8 +278,8 @@ def write_page(worlds: list[World], months: list, changes: list) -> list[str]:
         "",
         "## Nothing changes",
         "",
-        f"{HOURS // 24} days of hourly windows for each of {SPLITS} reference of each size. Bursts: an image is followed, with "
-        "that chance, by one of the twenty that resemble it most. Promised: one alarm a month.",
+        f"{HOURS // 24} days of hourly windows for each of {SPLITS} reference of each size. Bursts: an image is "
+        "followed, with that chance, by one of the twenty that resemble it most. Promised: one alarm a month.",
         "",
         "| set | reference | traffic | alarms a month | labels asked a month | called harm in all | too little told |",
         "| --- | --- | --- | --- | --- | --- | --- |",
