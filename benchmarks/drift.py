@@ -31,7 +31,7 @@ SETS = {"neu": 128, "mednist": 64}
 TAUGHT = 30
 """Labelled images of each class that the head is fitted on."""
 WEIGHTS = ROOT / "models" / "embedded" / "mobilenetv2_100.distilled_v1"
-HOURS, SPLITS, WINDOW = 90 * 24, 1, 200
+HOURS, SPLITS, WINDOW = 45 * 24, 1, 200
 A_MONTH, WIDEST = 720, 10
 TRAFFIC = {"independent": 0.0, "bursts, 0.5": 0.5, "bursts, 0.9": 0.9}
 """Chance that an image is followed by one that resembles it."""
@@ -197,7 +197,7 @@ def take_window(world: World, change: str, rows: np.ndarray, reference: Referenc
 
 
 def replay_months(task: tuple[World, int, str, int]) -> Counter[str]:
-    """Return what 90 days of hourly windows in which nothing changes have raised."""
+    """Return what weeks of hourly windows in which nothing changes have raised."""
     world, size, traffic, seed = task
     reference, pool = split_world(world, size, seed)
     rng, watch = np.random.default_rng([seed, 1]), Watch(reference)
@@ -288,7 +288,7 @@ def write_page(worlds: list[World], months: list, changes: list) -> list[str]:
         for size in REFERENCES[world.name]:
             for kind in TRAFFIC:
                 own = [found for task, found in months if (task[0].name, *task[1:3]) == (world.name, size, kind)]
-                total, spans = sum(own, Counter()), 3 * len(own)
+                total, spans = sum(own, Counter()), HOURS / A_MONTH * len(own)
                 unsure = total["insufficient"] / (HOURS * len(own))
                 lines.append(
                     f"| {world.name} | {size} | {kind} | {total['alarms'] / spans:.2f} | {total['labels'] / spans:.1f} "
