@@ -263,6 +263,21 @@ def measure_drift(names: list[str]) -> int:
     return 0
 
 
+def tabulate_months(world: World, months: list) -> list[str]:
+    """Return a row for each reference and traffic of a set in which nothing changed."""
+    lines = []
+    for size in REFERENCES[world.name]:
+        for kind in TRAFFIC:
+            own = [found for task, found in months if (task[0].name, *task[1:3]) == (world.name, size, kind)]
+            total, spans = sum(own, Counter()), HOURS / A_MONTH * len(own)
+            unsure = total["insufficient"] / (HOURS * len(own))
+            lines.append(
+                f"| {world.name} | {size} | {kind} | {total['alarms'] / spans:.2f} | {total['labels'] / spans:.1f} "
+                f"| {total['harm']} | {unsure:.1%} |"
+            )
+    return lines
+
+
 def write_page(worlds: list[World], months: list, changes: list) -> list[str]:
     """Return the lines of ``docs/benchmarks/drift.md``."""
     lines = [
@@ -284,16 +299,7 @@ def write_page(worlds: list[World], months: list, changes: list) -> list[str]:
         "| set | reference | traffic | alarms a month | labels asked a month | called harm in all | too little told |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for world in worlds:
-        for size in REFERENCES[world.name]:
-            for kind in TRAFFIC:
-                own = [found for task, found in months if (task[0].name, *task[1:3]) == (world.name, size, kind)]
-                total, spans = sum(own, Counter()), HOURS / A_MONTH * len(own)
-                unsure = total["insufficient"] / (HOURS * len(own))
-                lines.append(
-                    f"| {world.name} | {size} | {kind} | {total['alarms'] / spans:.2f} | {total['labels'] / spans:.1f} "
-                    f"| {total['harm']} | {unsure:.1%} |"
-                )
+    lines += [line for world in worlds for line in tabulate_months(world, months)]
     lines += [
         "",
         "## Something changes",
