@@ -117,7 +117,9 @@ class Alarm:
     def settle(self, audit: Audit) -> "Alarm":
         """Return the state after an audit: closed where no harm was found, marked where it was."""
         if audit.outcome == "no harm":
-            return self.close(f"{self.reason} {audit.right} of {audit.labels} audited answers are right: no harm done.")
+            return self.close(
+                f"{self.reason} {audit.right} of {audit.labels} audited answers are right: no harm found."
+            )
         if audit.outcome == "harm" and not self.harm:
             found = f"{self.reason} {audit.wrong} of {audit.labels} audited answers are wrong."
             return replace(self, harm=True, reason=found)

@@ -193,7 +193,8 @@ def _settle_alarm(home: Workspace, champion: str, alarm: Alarm, params: Params) 
         keep_harmless(home, champion, alarm)
     settled = alarm.settle(audit)
     became = "open" if settled.is_open else "closed"
-    record_audit(home, champion, alarm.began_at or 0.0, audit.labels, became, settled.reason, time.time())
+    span = alarm.began_at or 0.0, alarm.judged_until or 0.0
+    record_audit(home, champion, span, audit.labels, became, settled.reason, time.time())
     write_alarm(home, champion, settled)
     if settled.is_open:
         return audit, settled, _answer_alarm(home, champion, settled, params)

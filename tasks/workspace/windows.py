@@ -64,17 +64,21 @@ def record_window(home: Workspace, window: JudgedWindow) -> None:
     """Append one line; a window that a killed look has recorded already is not recorded twice."""
 
     def choose(present: list[bytes]) -> list[bytes]:
-        known = {(one.get("version"), one.get("until")) for one in decode_lines(present)}
-        return [] if (window.version, window.until) in known else [encode_line(asdict(window))]
+        # An audit ends at the window that it settles: the two differ in what was decided.
+        known = {(one.get("version"), one.get("until"), one.get("decision") == AUDIT) for one in decode_lines(present)}
+        this = window.version, window.until, window.decision == AUDIT
+        return [] if this in known else [encode_line(asdict(window))]
 
     append_chosen(_journal(home), choose)
 
 
-def record_audit(home: Workspace, version: str, begin: float, labels: int, alarm: str, reason: str, at: float) -> None:
-    """Append the end of an audit that rests on ``labels`` of the images since ``begin``."""
+def record_audit(
+    home: Workspace, version: str, span: tuple[float, float], labels: int, alarm: str, reason: str, at: float
+) -> None:
+    """Append the end of an audit that rests on ``labels`` of the images of a ``span``; said again it is one line."""
     figures = {"p_value": 1.0, "alpha": 0.0, "slow": 0.0, "estimated_accuracy": None}
     told = {"n": labels, "told": float(labels), "decision": AUDIT, "kind": "none", "alarm": alarm, "reason": reason}
-    record_window(home, JudgedWindow(version=version, at=at, begin=begin, until=at, **figures, **told))
+    record_window(home, JudgedWindow(version=version, at=at, begin=span[0], until=span[1], **figures, **told))
 
 
 def measure_rate(home: Workspace, version: str, every_s: float) -> float:

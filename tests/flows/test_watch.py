@@ -142,7 +142,7 @@ def test_a_change_without_harm_is_audited_once_and_then_known(production: Produc
     assert (first.verdict["decision"], first.action) == ("drift", "audit")
     told = look_past_audit(production)
     assert (told.action, told.audit["outcome"]) == ("none", "no harm")
-    assert "no harm done" in told.reason and told.audit["right"] + told.audit["wrong"] <= 30
+    assert "no harm found" in told.reason and told.audit["right"] + told.audit["wrong"] <= 30
     assert not read_alarm(home, production.version).is_open
     assert len(read_states(home, production.version)) == 1
     # The same change again bothers nobody, and says that it is known; the old light is quiet as ever.

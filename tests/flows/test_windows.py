@@ -48,7 +48,9 @@ def test_the_rate_is_that_of_the_schedule_until_windows_show_another(home) -> No
     assert measure_rate(home, "v1", 300.0) == pytest.approx(MONTH_S / 300)
     for hour in range(5):
         record_window(home, replace(WINDOW, until=3600.0 * hour))
-    record_audit(home, "v1", 0.0, 30, "closed", "No harm done.", at=3600.0 * 4 + 5)
+    for killed in (1, 0):  # said twice, where the first time was killed before the alarm was closed
+        record_audit(home, "v1", (0.0, 3600.0 * 4), 30, "closed", "No harm found.", at=3600.0 * 4 + 5 - killed)
+    assert len(read_windows(home, "v1")) == 6
     assert measure_rate(home, "v1", 300.0) == pytest.approx(720)  # an audit is no window
     assert read_windows(home, "v1")[-1].n == 30
     assert measure_rate(home, "v1", 86_400.0) == pytest.approx(30)
